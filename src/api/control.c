@@ -1,0 +1,363 @@
+/*-------------------------------------------------------------------------
+ *
+ * control.c
+ *	  SQL functions that control a migration, wait for it, or work it in the
+ *	  caller's session.
+ *
+ * The owner of the table and superusers may control; who submitted the
+ * migration of a table that is gone may too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "api/options.h"
+#include "job/catalog.h"
+#include "job/migration.h"
+#include "job/worker.h"
+#include "pass/governor.h"
+#include "util/sqlutil.h"
+
+/* How often refit.wait looks. */
+#define WAIT_POLL_MS 100
+
+PG_FUNCTION_INFO_V1(refit_pause);
+PG_FUNCTION_INFO_V1(refit_resume);
+PG_FUNCTION_INFO_V1(refit_cancel);
+PG_FUNCTION_INFO_V1(refit_retry);
+PG_FUNCTION_INFO_V1(refit_cutover);
+PG_FUNCTION_INFO_V1(refit_set_option);
+PG_FUNCTION_INFO_V1(refit_throttle);
+PG_FUNCTION_INFO_V1(refit_wait);
+PG_FUNCTION_INFO_V1(refit_require);
+PG_FUNCTION_INFO_V1(refit_step);
+PG_FUNCTION_INFO_V1(refit_step_failed);
+PG_FUNCTION_INFO_V1(refit_claim);
+PG_FUNCTION_INFO_V1(refit_release);
+
+/* An ERROR for a migration that is not there. */
+static void
+refuse_unknown(int64 id)
+{
+	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+					errmsg("migration " INT64_FORMAT " does not exist", id),
+					errhint("Look in refit.migrations.")));
+}
+
+/* An ERROR unless the caller may control this migration. */
+static void
+check_rights(int64 id)
+{
+	RefitMigration *m = refit_catalog_load(id);
+
+	if (m == NULL)
+		refuse_unknown(id);
+	if (superuser())
+		return;
+	if (get_rel_name(m->relid) == NULL || !refit_owns_relation(m->relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for migration " INT64_FORMAT, id),
+				 errdetail("Only the owner of %s may control it.",
+						   m->relation)));
+}
+
+/* Checks rights, then asks the state machine. */
+static Datum
+control(FunctionCallInfo fcinfo, char *(*verb)(int64 id))
+{
+	int64 id = PG_GETARG_INT64(0);
+
+	check_rights(id);
+	return CStringGetTextDatum(verb(id));
+}
+
+/* refit.pause(id) */
+Datum
+refit_pause(PG_FUNCTION_ARGS)
+{
+	return control(fcinfo, refit_migration_pause);
+}
+
+/* refit.resume(id) */
+Datum
+refit_resume(PG_FUNCTION_ARGS)
+{
+	return control(fcinfo, refit_migration_resume);
+}
+
+/* refit.cancel(id) */
+Datum
+refit_cancel(PG_FUNCTION_ARGS)
+{
+	return control(fcinfo, refit_migration_cancel);
+}
+
+/* refit.retry(id) */
+Datum
+refit_retry(PG_FUNCTION_ARGS)
+{
+	return control(fcinfo, refit_migration_retry);
+}
+
+/* refit.cutover(id) */
+Datum
+refit_cutover(PG_FUNCTION_ARGS)
+{
+	return control(fcinfo, refit_migration_cutover);
+}
+
+/* refit.set_option(id, option, value); NULL takes the option off. */
+Datum
+refit_set_option(PG_FUNCTION_ARGS)
+{
+	Oid types[3] = {INT8OID, TEXTOID, TEXTOID};
+	Datum values[3];
+	bool nulls[3] = {false};
+	int64 id;
+	char *option;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("id and option must not be null")));
+	id = PG_GETARG_INT64(0);
+	option = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	check_rights(id);
+	if (!PG_ARGISNULL(2))
+		refit_options_check_value(option,
+								  text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	values[0] = Int64GetDatum(id);
+	values[1] = CStringGetTextDatum(option);
+	nulls[2] = PG_ARGISNULL(2);
+	values[2] = nulls[2] ? (Datum) 0 : PG_GETARG_DATUM(2);
+	SPI_connect();
+	refit_sql("UPDATE refit.migration SET options = CASE WHEN $3 IS NULL"
+			  " THEN options - $2 ELSE jsonb_set(options, ARRAY[$2],"
+			  " to_jsonb($3)) END WHERE id = $1",
+			  3, types, values, nulls);
+	SPI_finish();
+	refit_worker_wake_at_commit(id);
+	return CStringGetTextDatum(refit_catalog_load(id)->state);
+}
+
+/* refit.throttle(ratio, expires, id); id NULL: every migration, superuser. */
+Datum
+refit_throttle(PG_FUNCTION_ARGS)
+{
+	int64 id = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2);
+	double ratio;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("ratio and expires must not be null")));
+	ratio = PG_GETARG_FLOAT8(0);
+	if (!(ratio >= 0 && ratio <= 1))
+		ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+						errmsg("ratio %g is not between 0 and 1", ratio),
+						errhint("0 is full speed, 1 stands still.")));
+	if (id != 0)
+		check_rights(id);
+	else if (!superuser())
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("permission denied to throttle every migration"),
+						errhint("Name a migration of a table that you own.")));
+	refit_governor_hold(id, ratio, PG_GETARG_INTERVAL_P(1));
+	if (id == 0)
+		PG_RETURN_TEXT_P(cstring_to_text("all"));
+	refit_worker_wake_at_commit(id);
+	return CStringGetTextDatum(refit_catalog_load(id)->state);
+}
+
+/* Is this one of the states that nothing follows by itself? */
+static bool
+is_settled(const char *state)
+{
+	return strcmp(state, "completed") == 0 || strcmp(state, "cancelled") == 0 ||
+		   strcmp(state, "reverted") == 0 || strcmp(state, "revertible") == 0;
+}
+
+/* The state and error of a migration as they are now committed. */
+static char *
+current_state(int64 id, char **message)
+{
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(id)};
+	char *state;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	state = refit_sql_text("SELECT state FROM refit.migration WHERE id = $1",
+						   1, types, values);
+	*message = refit_sql_text("SELECT concat_ws(' ', error_message,"
+							  " error_detail) FROM refit.migration"
+							  " WHERE id = $1",
+							  1, types, values);
+	PopActiveSnapshot();
+	return state;
+}
+
+/* Sleeps between two looks. */
+static void
+wait_a_little(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 WAIT_POLL_MS, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* When a time-out that began now will be over. */
+static TimestampTz
+deadline_of(FunctionCallInfo fcinfo, int n)
+{
+	if (PG_ARGISNULL(n))
+		return DT_NOEND;
+	return DatumGetTimestampTz(DirectFunctionCall2(
+		timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()),
+		PG_GETARG_DATUM(n)));
+}
+
+/* refit.wait(id, timeout): until it is over, ready, or time is up. */
+Datum
+refit_wait(PG_FUNCTION_ARGS)
+{
+	TimestampTz deadline = deadline_of(fcinfo, 1);
+	int64 id;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	if (XactIsoLevel != XACT_READ_COMMITTED)
+		ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+						errmsg("refit.wait() needs READ COMMITTED"),
+						errdetail("Under another isolation level it could not "
+								  "see the state change.")));
+	id = PG_GETARG_INT64(0);
+	for (;;)
+	{
+		char *message;
+		char *state = current_state(id, &message);
+
+		if (state == NULL)
+			refuse_unknown(id);
+		if (strcmp(state, "failed") == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("migration " INT64_FORMAT " has failed", id),
+					 errdetail("%s", message),
+					 errhint("See refit.migrations and refit.events.")));
+		if (is_settled(state) || strcmp(state, "ready") == 0 ||
+			strcmp(state, "paused") == 0)
+			return CStringGetTextDatum(state);
+		if (GetCurrentTimestamp() >= deadline)
+			PG_RETURN_TEXT_P(cstring_to_text("timeout"));
+		wait_a_little();
+	}
+}
+
+/* refit.require(name): an ERROR unless that migration is completed. */
+Datum
+refit_require(PG_FUNCTION_ARGS)
+{
+	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	Oid types[1] = {TEXTOID};
+	Datum values[1] = {PG_GETARG_DATUM(0)};
+	char *state;
+	char *percent;
+
+	state = refit_sql_text("SELECT state FROM refit.migration WHERE name = $1",
+						   1, types, values);
+	if (state == NULL)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("there is no migration named \"%s\"", name),
+						errhint("Submit it first.")));
+	if (strcmp(state, "completed") == 0)
+		return CStringGetTextDatum(state);
+	percent = refit_sql_text("SELECT percent || ' %, ' || coalesce('expected to"
+							 " end at ' || eta, 'end unknown')"
+							 " FROM refit.progress WHERE name = $1",
+							 1, types, values);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("migration \"%s\" is not completed", name),
+			 errdetail("It is %s%s%s.", state, percent != NULL ? ", " : "",
+					   percent != NULL ? percent : ""),
+			 errhint("Wait for it with refit.wait().")));
+	PG_RETURN_NULL();
+}
+
+/* refit._claim(id) */
+Datum
+refit_claim(PG_FUNCTION_ARGS)
+{
+	int64 id = PG_GETARG_INT64(0);
+
+	check_rights(id);
+	PG_RETURN_BOOL(refit_migration_claim(id, true));
+}
+
+/* refit._release(id) */
+Datum
+refit_release(PG_FUNCTION_ARGS)
+{
+	refit_migration_release(PG_GETARG_INT64(0));
+	PG_RETURN_VOID();
+}
+
+/* refit._step(id) */
+Datum
+refit_step(PG_FUNCTION_ARGS)
+{
+	check_rights(PG_GETARG_INT64(0));
+	if (XactIsoLevel != XACT_READ_COMMITTED)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("a migration cannot be worked under this isolation "
+						"level"),
+				 errhint("SET default_transaction_isolation TO "
+						 "'read committed'.")));
+	PG_RETURN_INT32(refit_migration_step(PG_GETARG_INT64(0)));
+}
+
+/* A text argument, or NULL where it is NULL or empty. */
+static char *
+message_arg(FunctionCallInfo fcinfo, int n)
+{
+	char *value;
+
+	if (PG_ARGISNULL(n))
+		return NULL;
+	value = text_to_cstring(PG_GETARG_TEXT_PP(n));
+	return value[0] == '\0' ? NULL : value;
+}
+
+/* refit._failed(id, code, message, detail, hint, context) */
+Datum
+refit_step_failed(PG_FUNCTION_ARGS)
+{
+	ErrorData edata = {0};
+	char *code = message_arg(fcinfo, 1);
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	check_rights(PG_GETARG_INT64(0));
+	if (code != NULL && strlen(code) == 5)
+		edata.sqlerrcode =
+			MAKE_SQLSTATE(code[0], code[1], code[2], code[3], code[4]);
+	edata.message = message_arg(fcinfo, 2);
+	edata.detail = message_arg(fcinfo, 3);
+	edata.hint = message_arg(fcinfo, 4);
+	edata.context = message_arg(fcinfo, 5);
+	PG_RETURN_INT32(refit_migration_failed(PG_GETARG_INT64(0), &edata));
+}

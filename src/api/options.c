@@ -1,0 +1,125 @@
+/*-------------------------------------------------------------------------
+ *
+ * options.c
+ *	  The options of a migration, as they come from SQL.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+
+#include "api/options.h"
+
+typedef enum OptionType
+{
+	OPTION_DURATION,
+	OPTION_SIZE,
+	OPTION_COUNT
+} OptionType;
+
+/* Every option that a migration takes. */
+static const struct
+{
+	const char *key;
+	OptionType type;
+} options[] = {
+	{"chunk_time", OPTION_DURATION},
+	{"max_replica_lag", OPTION_DURATION},
+	{"maintenance_work_mem", OPTION_SIZE},
+	{"parallel_workers", OPTION_COUNT},
+};
+
+/* The names of all options, for a hint. */
+static char *
+option_names(void)
+{
+	StringInfoData names;
+
+	initStringInfo(&names);
+	for (int i = 0; i < lengthof(options); i++)
+		appendStringInfo(&names, "%s\"%s\"", i > 0 ? ", " : "",
+						 options[i].key);
+	return names.data;
+}
+
+/* Is the text a value of this type? */
+static bool
+is_valid(OptionType type, const char *value)
+{
+	int number;
+
+	switch (type)
+	{
+		case OPTION_DURATION:
+			return parse_int(value, &number, GUC_UNIT_MS, NULL) && number > 0;
+		case OPTION_SIZE:
+			return parse_int(value, &number, GUC_UNIT_KB, NULL) && number > 0;
+		case OPTION_COUNT:
+			return parse_int(value, &number, 0, NULL) && number >= 0;
+	}
+	return false;
+}
+
+/* Checks one option's value. */
+void
+refit_options_check_value(const char *key, const char *value)
+{
+	static const char *const examples[] = {"a duration like \"500ms\"",
+										   "a size like \"64MB\"",
+										   "a number"};
+
+	for (int i = 0; i < lengthof(options); i++)
+	{
+		if (strcmp(options[i].key, key) != 0)
+			continue;
+		if (value == NULL || !is_valid(options[i].type, value))
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("invalid value for option \"%s\": \"%s\"",
+								   key, value != NULL ? value : "null"),
+							errhint("Write %s.", examples[options[i].type])));
+		return;
+	}
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("unknown option \"%s\"", key),
+					errhint("Available options: %s.", option_names())));
+}
+
+/* The jsonb argument n, checked. */
+Jsonb *
+refit_options_check(FunctionCallInfo fcinfo, int n)
+{
+	Jsonb *jb;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue v;
+	char *key = NULL;
+
+	if (PG_ARGISNULL(n))
+		return DatumGetJsonbP(
+			DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
+	jb = PG_GETARG_JSONB_P(n);
+	if (!JB_ROOT_IS_OBJECT(jb))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("options must be a JSON object"),
+						errhint("Write, for example, {\"chunk_time\": "
+								"\"500ms\"}.")));
+	it = JsonbIteratorInit(&jb->root);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			key = pnstrdup(v.val.string.val, v.val.string.len);
+		else if (token == WJB_VALUE && v.type == jbvString)
+			refit_options_check_value(
+				key, pnstrdup(v.val.string.val, v.val.string.len));
+		else if (token == WJB_VALUE && v.type == jbvNumeric)
+			refit_options_check_value(
+				key, DatumGetCString(DirectFunctionCall1(
+						 numeric_out, NumericGetDatum(v.val.numeric))));
+		else if (token == WJB_VALUE)
+			refit_options_check_value(key, NULL);
+	}
+	return jb;
+}

@@ -1,0 +1,199 @@
+/*-------------------------------------------------------------------------
+ *
+ * submit.c
+ *	  SQL functions that submit work: refit.alter_table, refit.repack; and
+ *	  refit.plan, which says what they would do.
+ *
+ * Whatever is wrong with a submission is reported here, before anything is
+ * written: rights, the kind of relation, the options, and the actions, which
+ * are tried on an empty copy.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "api/options.h"
+#include "job/migration.h"
+#include "table/actions.h"
+#include "table/plan.h"
+#include "util/sqlutil.h"
+
+PG_FUNCTION_INFO_V1(refit_alter_table);
+PG_FUNCTION_INFO_V1(refit_repack);
+PG_FUNCTION_INFO_V1(refit_plan);
+
+/* A text argument, or NULL. */
+static char *
+text_arg(FunctionCallInfo fcinfo, int n)
+{
+	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+/* A text argument that must be one of a few words. */
+static char *
+word_arg(FunctionCallInfo fcinfo, int n, const char *name,
+		 const char *const *words)
+{
+	char *value = text_arg(fcinfo, n);
+	StringInfoData list;
+
+	initStringInfo(&list);
+	for (int i = 0; words[i] != NULL; i++)
+	{
+		if (value != NULL && strcmp(value, words[i]) == 0)
+			return value;
+		appendStringInfo(&list, "%s\"%s\"", i > 0 ? ", " : "", words[i]);
+	}
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("invalid value for %s: \"%s\"", name,
+						   value != NULL ? value : "NULL"),
+					errhint("Available values: %s.", list.data)));
+	return NULL;
+}
+
+/* The relation argument; NULL is an error. */
+static Oid
+relation_arg(FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("relation must not be null")));
+	return PG_GETARG_OID(0);
+}
+
+/* refit.alter_table(relation, actions, name, cutover, revertible, verify, …) */
+Datum
+refit_alter_table(PG_FUNCTION_ARGS)
+{
+	static const char *const cutovers[] = {"auto", "manual", NULL};
+	static const char *const verifies[] = {"full", "sample", "off", NULL};
+	RefitSubmission s = {.kind = "alter_table", .strategy = NULL};
+
+	s.relid = relation_arg(fcinfo);
+	s.definition = text_arg(fcinfo, 1);
+	if (s.definition == NULL)
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("actions must not be null")));
+	s.name = text_arg(fcinfo, 2);
+	s.cutover = word_arg(fcinfo, 3, "cutover", cutovers);
+	s.verify = word_arg(fcinfo, 5, "verify", verifies);
+	s.revertible = PG_ARGISNULL(4) ? NULL : PG_GETARG_INTERVAL_P(4);
+	if (s.revertible != NULL)
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("a revert window is not supported yet"),
+						errhint("Leave out revertible.")));
+	s.options = refit_options_check(fcinfo, 6);
+	refit_plan_check_table(s.relid);
+	(void) refit_plan_make(s.relid, refit_actions_parse(s.definition),
+						   namespace_search_path);
+	PG_RETURN_INT64(refit_migration_submit(&s));
+}
+
+/* refit.repack(relation, order_by, name, options) */
+Datum
+refit_repack(PG_FUNCTION_ARGS)
+{
+	RefitSubmission s = {.kind = "repack",
+						 .cutover = "auto",
+						 .verify = "full",
+						 .definition = ""};
+
+	s.relid = relation_arg(fcinfo);
+	if (!PG_ARGISNULL(1))
+		s.definition = text_arg(fcinfo, 1);
+	s.name = text_arg(fcinfo, 2);
+	s.options = refit_options_check(fcinfo, 3);
+	refit_plan_check_table(s.relid);
+	if (s.definition[0] != '\0')
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("an order is not supported yet"),
+						errhint("Leave out order_by.")));
+	(void) refit_plan_make(s.relid, NULL, namespace_search_path);
+	PG_RETURN_INT64(refit_migration_submit(&s));
+}
+
+/* One line of a plan. */
+typedef struct PlanLine
+{
+	const char *strategy;
+	const char *phase;
+	const char *what;
+	const char *lock;
+} PlanLine;
+
+static const PlanLine plan_lines[] = {
+	{"instant", "alter", "run ALTER TABLE; only catalogs change",
+	 "ACCESS EXCLUSIVE for milliseconds, taken politely"},
+	{"validate", "alter", "run ALTER TABLE, constraints NOT VALID",
+	 "ACCESS EXCLUSIVE for milliseconds, taken politely"},
+	{"validate", "validate", "check existing rows, chunk by chunk",
+	 "ACCESS SHARE for a chunk"},
+	{"validate", "settle", "mark what is proven: SET NOT NULL",
+	 "ACCESS EXCLUSIVE for milliseconds, taken politely"},
+	{"rewrite", "prepare", "make a twin with the new definition",
+	 "ACCESS SHARE"},
+	{"rewrite", "capture", "install capture triggers",
+	 "SHARE ROW EXCLUSIVE for milliseconds, taken politely"},
+	{"rewrite", "copy", "copy rows to the twin, chunk by chunk",
+	 "ACCESS SHARE for a chunk"},
+	{"rewrite", "index", "build the twin's indexes in bulk", "none"},
+	{"rewrite", "analyze", "gather statistics on the twin", "none"},
+	{"rewrite", "catchup", "apply captured changes to the twin",
+	 "ACCESS SHARE for a batch"},
+	{"rewrite", "cutover", "swap, run ALTER TABLE, swap",
+	 "ACCESS EXCLUSIVE for milliseconds, taken politely"},
+	{"rewrite", "validate", "validate foreign keys on retyped columns",
+	 "ACCESS SHARE for a chunk"},
+	{"rewrite", "cleanup", "drop the work tables", "none"},
+};
+
+/* refit.plan(relation, actions) */
+Datum
+refit_plan(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid relid = PG_GETARG_OID(0);
+	AlterTableStmt *stmt;
+	RefitPlan *plan;
+	int step = 0;
+
+	refit_plan_check_table(relid);
+	stmt = refit_actions_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	plan = refit_plan_make(relid, stmt, namespace_search_path);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < lengthof(plan_lines); i++)
+	{
+		const PlanLine *line = &plan_lines[i];
+		Datum values[7];
+		bool nulls[7] = {false};
+
+		if (strcmp(line->strategy, plan->strategy) != 0)
+			continue;
+		values[0] = Int32GetDatum(++step);
+		values[1] = CStringGetTextDatum(line->phase);
+		values[2] = CStringGetTextDatum(line->what);
+		values[3] = CStringGetTextDatum(line->lock);
+		nulls[4] = step > 1;
+		values[4] = CStringGetTextDatum(
+			psprintf("strategy %s: %s", plan->strategy, plan->reason));
+		nulls[5] = strcmp(line->phase, "copy") != 0 &&
+				   strcmp(line->phase, "validate") != 0;
+		values[5] = Int64GetDatum(plan->bytes);
+		nulls[6] = true;
+		values[6] = (Datum) 0;
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values,
+							 nulls);
+	}
+	return (Datum) 0;
+}

@@ -1,0 +1,192 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  Every difference between the PostgreSQL majors that we build against.
+ *
+ * Callers write the newest signature; here it is mapped to the older ones.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_COMPAT_H
+#define REFIT_COMPAT_H
+
+#include "access/genam.h"
+#include "catalog/heap.h"
+#include "catalog/index.h"
+#include "catalog/pg_attrdef.h"
+#include "catalog/pg_class.h"
+#include "commands/defrem.h"
+#include "executor/executor.h"
+#include "storage/bufmgr.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "utils/rel.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM < 150000
+#error "pg_refit needs PostgreSQL 15 or later"
+#endif
+
+/* 16 renamed the file node and made it a type of its own. */
+#if PG_VERSION_NUM < 160000
+#define refit_assume_new_storage(rel) RelationAssumeNewRelfilenode(rel)
+#define rd_newRelfilelocatorSubid rd_newRelfilenodeSubid
+#define rd_firstRelfilelocatorSubid rd_firstRelfilenodeSubid
+#else
+#define refit_assume_new_storage(rel) RelationAssumeNewRelfilelocator(rel)
+#endif
+
+/* 18 knows a second kind of column statistics in pg_class. */
+#if PG_VERSION_NUM >= 180000
+#define REFIT_HAS_RELALLFROZEN 1
+#endif
+
+/* 17 can change the expression of a generated column. */
+#if PG_VERSION_NUM >= 170000
+#define REFIT_HAS_SET_EXPRESSION 1
+#endif
+
+/* 18 keeps NOT NULL as rows of pg_constraint, and compact attributes. */
+#if PG_VERSION_NUM >= 180000
+#define REFIT_HAS_NOT_NULL_CONSTRAINTS 1
+#endif
+
+static inline void
+refit_populate_compact(TupleDesc desc)
+{
+#if PG_VERSION_NUM >= 180000
+	for (int i = 0; i < desc->natts; i++)
+		populate_compact_attribute(desc, i);
+#endif
+}
+
+/* 16 gave DefineIndex the number of partitions, for progress reports. */
+static inline ObjectAddress
+refit_define_index(Oid relid, IndexStmt *stmt, bool quiet)
+{
+#if PG_VERSION_NUM >= 190000
+	return DefineIndex(NULL, relid, stmt, InvalidOid, InvalidOid, InvalidOid,
+					   -1, false, false, false, false, quiet);
+#elif PG_VERSION_NUM >= 160000
+	return DefineIndex(relid, stmt, InvalidOid, InvalidOid, InvalidOid, -1,
+					   false, false, false, false, quiet);
+#else
+	return DefineIndex(relid, stmt, InvalidOid, InvalidOid, InvalidOid, false,
+					   false, false, false, quiet);
+#endif
+}
+
+/* 18 dropped the parameter that told ADD COLUMN from SET DEFAULT. */
+static inline void
+refit_store_default(Relation rel, AttrNumber attnum, Node *expr)
+{
+#if PG_VERSION_NUM >= 180000
+	StoreAttrDefault(rel, attnum, expr, true);
+#else
+	StoreAttrDefault(rel, attnum, expr, true, false);
+#endif
+}
+
+/* 17 added the statement to reindex_index, for event triggers. */
+static inline void
+refit_reindex_index(Oid index, char persistence, ReindexParams *params)
+{
+#if PG_VERSION_NUM >= 170000
+	reindex_index(NULL, index, false, persistence, params);
+#else
+	reindex_index(index, false, persistence, params);
+#endif
+}
+
+/* 18 added instrumentation to index scans, 19 flags. */
+static inline IndexScanDesc
+refit_index_beginscan(Relation heap, Relation index, Snapshot snapshot,
+					  int nkeys)
+{
+#if PG_VERSION_NUM >= 190000
+	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0, 0);
+#elif PG_VERSION_NUM >= 180000
+	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0);
+#else
+	return index_beginscan(heap, index, snapshot, nkeys, 0);
+#endif
+}
+
+/* 17 lets extensions name their wait events. */
+#if PG_VERSION_NUM >= 170000
+#define refit_new_wait_event(name) WaitEventExtensionNew(name)
+#else
+#define refit_new_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+/*
+ * 16 made the lists of the lock manager doubly linked ones.  Returns what
+ * follows prev in a partition of a process's lock list, its first entry for
+ * NULL, NULL at its end.  The caller holds the partition's lock, except to
+ * see whether its own list is empty.
+ */
+static inline PROCLOCK *
+refit_next_proclock(PGPROC *proc, int partition, PROCLOCK *prev)
+{
+#if PG_VERSION_NUM >= 160000
+	dlist_head *list = &proc->myProcLocks[partition];
+
+	if (prev == NULL ? dlist_is_empty(list)
+					 : !dlist_has_next(list, &prev->procLink))
+		return NULL;
+	return dlist_container(PROCLOCK, procLink,
+						   prev == NULL
+							   ? dlist_head_node(list)
+							   : dlist_next_node(list, &prev->procLink));
+#else
+	SHM_QUEUE *list = &proc->myProcLocks[partition];
+
+	return (PROCLOCK *) SHMQueueNext(list,
+									 prev == NULL ? list : &prev->procLink,
+									 offsetof(PROCLOCK, procLink));
+#endif
+}
+
+/* 16 added a flag for summarizing indexes. */
+static inline List *
+refit_insert_index_tuples(ResultRelInfo *rel, TupleTableSlot *slot,
+						  EState *estate)
+{
+#if PG_VERSION_NUM >= 190000
+	return ExecInsertIndexTuples(rel, estate, 0, slot, NIL, NULL);
+#elif PG_VERSION_NUM >= 160000
+	return ExecInsertIndexTuples(rel, slot, estate, false, false, NULL, NIL,
+								 false);
+#else
+	return ExecInsertIndexTuples(rel, slot, estate, false, false, NULL, NIL);
+#endif
+}
+
+/* 17 has no function that closes a relation's files by oid. */
+static inline void
+refit_close_smgr(Oid relid)
+{
+#if PG_VERSION_NUM < 170000
+	RelationCloseSmgrByOid(relid);
+#endif
+}
+
+/* Extends a private table by one empty page.  16 has an interface for it. */
+static inline BlockNumber
+refit_extend_by_page(Relation rel)
+{
+	BlockNumber result;
+	Buffer buffer;
+
+#if PG_VERSION_NUM >= 160000
+	buffer = ExtendBufferedRel(BMR_REL(rel), MAIN_FORKNUM, NULL, EB_LOCK_FIRST);
+#else
+	buffer = ReadBufferExtended(rel, MAIN_FORKNUM, P_NEW, RBM_ZERO_AND_LOCK,
+								NULL);
+#endif
+	result = BufferGetBlockNumber(buffer);
+	UnlockReleaseBuffer(buffer);
+	return result;
+}
+
+#endif /* REFIT_COMPAT_H */

@@ -1,0 +1,384 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.c
+ *	  Rows of the bookkeeping tables as structs, and back.
+ *
+ * See catalog.h.  A progress row is written with every chunk, in the chunk's
+ * own transaction: an update of unindexed columns in a page with room, so a
+ * HOT update of some hundred bytes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "miscadmin.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+#include "job/catalog.h"
+#include "util/sqlutil.h"
+
+/* Columns of the query in refit_catalog_load, in order. */
+enum LoadColumn
+{
+	LOAD_NAME = 1,
+	LOAD_KIND,
+	LOAD_RELID,
+	LOAD_RELATION,
+	LOAD_DEFINITION,
+	LOAD_STRATEGY,
+	LOAD_STATE,
+	LOAD_PHASE,
+	LOAD_REQUEST,
+	LOAD_GOAL,
+	LOAD_CUTOVER,
+	LOAD_SEARCH_PATH,
+	LOAD_OPTIONS,
+	LOAD_CUTOVER_ATTEMPTS,
+	LOAD_CUTOVER_LOCK_MS,
+	LOAD_CURSOR,
+	LOAD_CURSOR_END,
+	LOAD_ROWS_DONE,
+	LOAD_ROWS_TOTAL,
+	LOAD_BYTES_DONE,
+	LOAD_BYTES_TOTAL,
+	LOAD_PENDING,
+	LOAD_RATE,
+	LOAD_BUDGET_MS,
+	LOAD_ERRORS,
+	LOAD_THROTTLED_BY,
+	LOAD_TWIN,
+	LOAD_BLANK,
+	LOAD_KEY_INDEX,
+	LOAD_TRIGGER,
+	LOAD_TRIGGER_XMIN,
+	LOAD_LOG0,
+	LOAD_LOG1,
+	LOAD_FILENODE,
+	LOAD_TWIN_BLOCKS,
+	LOAD_FINGERPRINT,
+	LOAD_BASELINE
+};
+
+/* A column of the first row as text in the given context, or NULL. */
+static char *
+load_text(MemoryContext context, int column)
+{
+	char *value =
+		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
+
+	return value == NULL ? NULL : MemoryContextStrdup(context, value);
+}
+
+/* A column of the first row as a number; 0 where it is NULL. */
+static int64
+load_int(int column)
+{
+	char *value =
+		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
+
+	return value == NULL ? 0 : strtoll(value, NULL, 10);
+}
+
+/* A column of the first row as a float; what is given where it is NULL. */
+static double
+load_float(int column, double otherwise)
+{
+	char *value =
+		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
+
+	return value == NULL ? otherwise : strtod(value, NULL);
+}
+
+/* The next number of a list like "12 13 14". */
+static uint32
+next_number(char **text)
+{
+	return (uint32) strtoul(*text, text, 10);
+}
+
+/* Reads a baseline from its text: xmin xmax overflowed n xid … */
+static void
+parse_baseline(RefitBaseline *b, char *text)
+{
+	b->xmin = next_number(&text);
+	b->xmax = next_number(&text);
+	b->overflowed = next_number(&text) != 0;
+	b->nxip = next_number(&text);
+	b->xip = palloc(sizeof(TransactionId) * (b->nxip + 1));
+	for (int i = 0; i < b->nxip; i++)
+		b->xip[i] = next_number(&text);
+}
+
+/* Writes a baseline as text. */
+static char *
+print_baseline(const RefitBaseline *b)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "%u %u %d %d", b->xmin, b->xmax, b->overflowed,
+					 b->nxip);
+	for (int i = 0; i < b->nxip; i++)
+		appendStringInfo(&buf, " %u", b->xip[i]);
+	return buf.data;
+}
+
+/* Fills the part that comes from refit.rewrite. */
+static void
+load_rewrite(RefitRewrite *r, MemoryContext context)
+{
+	char *baseline = load_text(context, LOAD_BASELINE);
+
+	r->exists = load_int(LOAD_TWIN) != 0;
+	r->twin = load_int(LOAD_TWIN);
+	r->blank = load_int(LOAD_BLANK);
+	r->key_index = load_int(LOAD_KEY_INDEX);
+	r->trigger = load_int(LOAD_TRIGGER);
+	r->trigger_xmin = load_int(LOAD_TRIGGER_XMIN);
+	r->logs[0] = load_int(LOAD_LOG0);
+	r->logs[1] = load_int(LOAD_LOG1);
+	r->filenode = load_int(LOAD_FILENODE);
+	r->twin_blocks = load_int(LOAD_TWIN_BLOCKS);
+	r->fingerprint = load_text(context, LOAD_FINGERPRINT);
+	if (baseline != NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		parse_baseline(&r->baseline, baseline);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+/* Fills the part that comes from refit.migration_progress. */
+static void
+load_progress(RefitProgress *p, MemoryContext context)
+{
+	p->cursor = load_int(LOAD_CURSOR);
+	p->cursor_end = load_int(LOAD_CURSOR_END);
+	p->rows_done = load_int(LOAD_ROWS_DONE);
+	p->rows_total = load_int(LOAD_ROWS_TOTAL);
+	p->bytes_done = load_int(LOAD_BYTES_DONE);
+	p->bytes_total = load_int(LOAD_BYTES_TOTAL);
+	p->pending = load_int(LOAD_PENDING);
+	p->rate = load_float(LOAD_RATE, 0);
+	p->budget_ms = load_int(LOAD_BUDGET_MS);
+	p->errors = load_int(LOAD_ERRORS);
+	p->throttled_by = load_text(context, LOAD_THROTTLED_BY);
+}
+
+/* Fills the part that comes from refit.migration. */
+static void
+load_migration(RefitMigration *m, MemoryContext context)
+{
+	char *options = load_text(context, LOAD_OPTIONS);
+	MemoryContext old;
+
+	m->name = load_text(context, LOAD_NAME);
+	m->kind = load_text(context, LOAD_KIND);
+	m->relid = load_int(LOAD_RELID);
+	m->relation = load_text(context, LOAD_RELATION);
+	m->definition = load_text(context, LOAD_DEFINITION);
+	m->strategy = load_text(context, LOAD_STRATEGY);
+	m->state = load_text(context, LOAD_STATE);
+	m->phase = load_text(context, LOAD_PHASE);
+	m->request = load_text(context, LOAD_REQUEST);
+	m->goal = load_text(context, LOAD_GOAL);
+	m->cutover = load_text(context, LOAD_CUTOVER);
+	m->search_path = load_text(context, LOAD_SEARCH_PATH);
+	m->cutover_attempts = load_int(LOAD_CUTOVER_ATTEMPTS);
+	m->cutover_lock_ms = load_float(LOAD_CUTOVER_LOCK_MS, -1);
+
+	old = MemoryContextSwitchTo(context);
+	m->options = DatumGetJsonbP(
+		DirectFunctionCall1(jsonb_in, CStringGetDatum(options)));
+	MemoryContextSwitchTo(old);
+}
+
+/* Reads a migration with its progress and rewrite rows. */
+RefitMigration *
+refit_catalog_load(int64 id)
+{
+	static const char *const query =
+		"SELECT m.name, m.kind, m.relid::int8, m.relation, m.definition,"
+		" m.strategy, m.state, m.phase, m.request, m.goal, m.cutover,"
+		" m.search_path, m.options, m.cutover_attempts, m.cutover_lock_ms,"
+		" p.cursor, p.cursor_end, p.rows_done, p.rows_total, p.bytes_done,"
+		" p.bytes_total, p.pending, p.rate, p.budget_ms, p.errors,"
+		" p.throttled_by, r.twin::int8, r.blank::int8, r.key_index::int8,"
+		" r.trigger::int8, r.trigger_xmin, r.log0::int8, r.log1::int8,"
+		" r.filenode::int8, r.twin_blocks, r.fingerprint, r.baseline"
+		" FROM refit.migration m LEFT JOIN refit.migration_progress p USING (id)"
+		" LEFT JOIN refit.rewrite r USING (id) WHERE m.id = $1";
+	MemoryContext context = CurrentMemoryContext;
+	RefitMigration *m = NULL;
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(id)};
+
+	SPI_connect();
+	if (refit_sql(query, 1, types, values, NULL) > 0)
+	{
+		m = MemoryContextAllocZero(context, sizeof(RefitMigration));
+		m->id = id;
+		load_migration(m, context);
+		load_progress(&m->progress, context);
+		load_rewrite(&m->rewrite, context);
+	}
+	SPI_finish();
+	return m;
+}
+
+/* A text parameter that may be NULL. */
+static Datum
+text_or_null(const char *text, bool *isnull)
+{
+	*isnull = text == NULL;
+	return text == NULL ? (Datum) 0 : CStringGetTextDatum(text);
+}
+
+/* Writes the progress row. */
+void
+refit_catalog_save_progress(const RefitMigration *m)
+{
+	const RefitProgress *p = &m->progress;
+	Oid types[15] = {INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+					 INT8OID, INT8OID, INT8OID, FLOAT8OID, INT4OID,
+					 INT4OID, TEXTOID, TEXTOID, TEXTOID, INT4OID};
+	Datum values[15];
+	bool nulls[15] = {false};
+
+	values[0] = Int64GetDatum(m->id);
+	values[1] = Int64GetDatum(p->cursor);
+	values[2] = Int64GetDatum(p->cursor_end);
+	values[3] = Int64GetDatum(p->rows_done);
+	values[4] = Int64GetDatum(p->rows_total);
+	values[5] = Int64GetDatum(p->bytes_done);
+	values[6] = Int64GetDatum(p->bytes_total);
+	values[7] = Int64GetDatum(p->pending);
+	values[8] = Float8GetDatum(p->rate);
+	values[9] = Int32GetDatum(p->budget_ms);
+	values[10] = Int32GetDatum(p->errors);
+	values[11] = text_or_null(p->throttled_by, &nulls[11]);
+	values[12] = text_or_null(p->waiting_for, &nulls[12]);
+	values[13] = text_or_null(p->message, &nulls[13]);
+	values[14] = Int32GetDatum(MyProcPid);
+
+	SPI_connect();
+	refit_sql("UPDATE refit.migration_progress SET cursor = $2,"
+			  " cursor_end = $3, rows_done = $4, rows_total = $5,"
+			  " bytes_done = $6, bytes_total = $7, pending = $8, rate = $9,"
+			  " budget_ms = $10, errors = $11, throttled_by = $12,"
+			  " waiting_for = $13, message = $14, worker_pid = $15,"
+			  " updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
+			  15, types, values, nulls);
+	SPI_finish();
+}
+
+/* Writes the rewrite row; makes it where there is none yet. */
+void
+refit_catalog_save_rewrite(const RefitMigration *m)
+{
+	const RefitRewrite *r = &m->rewrite;
+	Oid types[12] = {INT8OID, OIDOID, OIDOID, OIDOID, OIDOID, INT8OID,
+					 OIDOID, OIDOID, OIDOID, INT8OID, TEXTOID, TEXTOID};
+	Datum values[12];
+	bool nulls[12] = {false};
+
+	values[0] = Int64GetDatum(m->id);
+	values[1] = ObjectIdGetDatum(r->twin);
+	values[2] = ObjectIdGetDatum(r->blank);
+	values[3] = ObjectIdGetDatum(r->key_index);
+	values[4] = ObjectIdGetDatum(r->trigger);
+	values[5] = Int64GetDatum((int64) r->trigger_xmin);
+	values[6] = ObjectIdGetDatum(r->logs[0]);
+	values[7] = ObjectIdGetDatum(r->logs[1]);
+	values[8] = ObjectIdGetDatum(r->filenode);
+	values[9] = Int64GetDatum(r->twin_blocks);
+	values[10] = CStringGetTextDatum(r->fingerprint);
+	values[11] = text_or_null(
+		OidIsValid(r->trigger) ? print_baseline(&r->baseline) : NULL,
+		&nulls[11]);
+
+	SPI_connect();
+	refit_sql("INSERT INTO refit.rewrite AS r (id, twin, blank, key_index,"
+			  " trigger, trigger_xmin, log0, log1, filenode, twin_blocks,"
+			  " fingerprint, baseline)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+			  " ON CONFLICT (id) DO UPDATE SET twin = $2, blank = $3,"
+			  " key_index = $4, trigger = $5, trigger_xmin = $6, log0 = $7,"
+			  " log1 = $8, filenode = $9, twin_blocks = $10,"
+			  " fingerprint = $11, baseline = $12",
+			  12, types, values, nulls);
+	SPI_finish();
+}
+
+/* Removes the rewrite row, when the objects it names are gone. */
+void
+refit_catalog_delete_rewrite(const RefitMigration *m)
+{
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(m->id)};
+
+	SPI_connect();
+	refit_sql("DELETE FROM refit.rewrite WHERE id = $1", 1, types, values,
+			  NULL);
+	SPI_finish();
+}
+
+/* Records something that happened. */
+void
+refit_catalog_event(const RefitMigration *m, const char *kind,
+					const char *message, const char *detail)
+{
+	Oid types[5] = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum values[5];
+	bool nulls[5] = {false};
+
+	values[0] = Int64GetDatum(m->id);
+	values[1] = CStringGetTextDatum(kind);
+	values[2] = text_or_null(m->phase, &nulls[2]);
+	values[3] = CStringGetTextDatum(message);
+	values[4] = text_or_null(detail, &nulls[4]);
+
+	SPI_connect();
+	refit_sql("INSERT INTO refit.event (migration_id, kind, phase, message,"
+			  " detail) VALUES ($1, $2, $3, $4, $5::jsonb)",
+			  5, types, values, nulls);
+	SPI_finish();
+}
+
+/* The option's text, or NULL where the migration does not set it. */
+char *
+refit_catalog_option(const RefitMigration *m, const char *key)
+{
+	JsonbValue buf;
+	JsonbValue *v = getKeyJsonValueFromContainer(&m->options->root, key,
+												 strlen(key), &buf);
+
+	if (v == NULL || v->type == jbvNull)
+		return NULL;
+	if (v->type == jbvString)
+		return pnstrdup(v->val.string.val, v->val.string.len);
+	if (v->type == jbvNumeric)
+		return DatumGetCString(DirectFunctionCall1(
+			numeric_out, NumericGetDatum(v->val.numeric)));
+	if (v->type == jbvBool)
+		return pstrdup(v->val.boolean ? "true" : "false");
+	return NULL;
+}
+
+/* A duration in ms: the option, else the default. */
+int
+refit_catalog_option_ms(const RefitMigration *m, const char *key,
+						int default_ms)
+{
+	char *text = refit_catalog_option(m, key);
+	int result;
+
+	if (text == NULL || !parse_int(text, &result, GUC_UNIT_MS, NULL))
+		return default_ms;
+	return result;
+}

@@ -1,0 +1,35 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.h
+ *	  Rows of the bookkeeping tables as structs, and back.
+ *
+ * All statements run as the bootstrap superuser with an empty search_path,
+ * name nothing but our own tables and evaluate no expression of a user.
+ * Callers may be anybody: whether they have the right to ask is decided in
+ * api/ before they come here.  Nothing here writes state, phase, goal or
+ * request: that is job/migration's.
+ *
+ * Strings returned live in the caller's memory context.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_CATALOG_H
+#define REFIT_CATALOG_H
+
+#include "refit.h"
+
+/* NULL when there is no such migration. */
+extern RefitMigration *refit_catalog_load(int64 id);
+extern void refit_catalog_save_progress(const RefitMigration *m);
+extern void refit_catalog_save_rewrite(const RefitMigration *m);
+extern void refit_catalog_delete_rewrite(const RefitMigration *m);
+/* kind is a word, message a sentence, detail JSON text or NULL. */
+extern void refit_catalog_event(const RefitMigration *m, const char *kind,
+								const char *message, const char *detail);
+/* The option's text, or NULL where the migration does not set it. */
+extern char *refit_catalog_option(const RefitMigration *m, const char *key);
+/* A duration in ms: the option, else the default. */
+extern int refit_catalog_option_ms(const RefitMigration *m, const char *key,
+								   int default_ms);
+
+#endif /* REFIT_CATALOG_H */

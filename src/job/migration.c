@@ -1,0 +1,966 @@
+/*-------------------------------------------------------------------------
+ *
+ * migration.c
+ *	  The state machine: the only writer of a migration's state and phase.
+ *
+ * States
+ *	  queued -> running -> completed | failed | cancelled
+ *	  running <-> ready		(a manual cutover waits; catch-up goes on)
+ *	  queued, running, ready -> paused -> queued
+ *	  failed, cancelled -> queued	(retry)
+ *
+ * A running migration is in a phase; the phases of each strategy stand in order
+ * in the table below.  One step is one transaction: it loads the row, does a
+ * bounded piece of the phase's work and writes progress, and phase where that
+ * is finished.  So at every instant the row says what is done, and whoever
+ * loads it next, after an error, a kill, a crash or a promotion, goes on from
+ * there.  What a step makes and a death leaves behind is said in the header of
+ * the file that the step is in.
+ *
+ * A migration that fails or is cancelled goes to phase cleanup, which takes
+ * away all that it has made, and only then to its final state.  After the
+ * cutover there is no way back by cancelling: what is left to do is done.
+ *
+ * Locks: the claim (see migration.h), and for a moment the row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "guc.h"
+#include "job/catalog.h"
+#include "job/migration.h"
+#include "job/worker.h"
+#include "pass/governor.h"
+#include "rows/constraint.h"
+#include "table/actions.h"
+#include "table/alter.h"
+#include "table/build.h"
+#include "table/capture.h"
+#include "table/catchup.h"
+#include "table/copy.h"
+#include "table/cutover.h"
+#include "table/plan.h"
+#include "table/transform.h"
+#include "util/fault.h"
+#include "util/sqlutil.h"
+
+/* Tells our advisory locks from a user's, which have 1 or 2 here. */
+#define CLAIM_FIELD 0x7266
+
+/* Rests in ms. */
+#define REST_READY 500
+#define REST_RETRY_SOON 200
+#define REST_RETRY 1000
+#define REST_CLEANUP_RETRY 5000
+
+/* Errors at one place after which a migration fails. */
+#define MOST_ERRORS 2
+#define MOST_CLEANUP_ERRORS 10
+
+/* One phase of a strategy. */
+typedef struct Phase
+{
+	const char *strategy;
+	const char *name;
+	RefitStep step;
+	bool after_cutover; /* cannot be cancelled any more */
+} Phase;
+
+static RefitOutcome plan_step(RefitMigration *m, RefitBudget *budget);
+
+static const Phase phases[] = {
+	{NULL, "plan", plan_step, false},
+	{"instant", "alter", refit_alter_step, false},
+	{"instant", "cleanup", refit_build_cleanup, true},
+	{"validate", "alter", refit_alter_step, false},
+	{"validate", "validate", refit_constraint_step, true},
+	{"validate", "settle", refit_alter_settle, true},
+	{"validate", "cleanup", refit_build_cleanup, true},
+	{"rewrite", "prepare", refit_build_prepare, false},
+	{"rewrite", "capture", refit_capture_install, false},
+	{"rewrite", "copy", refit_copy_step, false},
+	{"rewrite", "index", refit_build_index, false},
+	{"rewrite", "analyze", refit_build_analyze, false},
+	{"rewrite", "catchup", refit_catchup_step, false},
+	{"rewrite", "cutover", refit_cutover_step, false},
+	{"rewrite", "validate", refit_constraint_step, true},
+	{"rewrite", "cleanup", refit_build_cleanup, true},
+};
+
+/*
+ * Rows of refit.migration
+ */
+
+/* Runs a statement on the row with parameters id and three texts. */
+static uint64
+update_row(const RefitMigration *m, const char *sql, const char *a,
+		   const char *b, const char *c)
+{
+	Oid types[4] = {INT8OID, TEXTOID, TEXTOID, TEXTOID};
+	Datum values[4] = {Int64GetDatum(m->id)};
+	bool nulls[4] = {false, a == NULL, b == NULL, c == NULL};
+	const char *texts[3] = {a, b, c};
+	uint64 n;
+
+	for (int i = 0; i < 3; i++)
+		values[i + 1] =
+			texts[i] != NULL ? CStringGetTextDatum(texts[i]) : (Datum) 0;
+	SPI_connect();
+	n = refit_sql(sql, 4, types, values, nulls);
+	SPI_finish();
+	return n;
+}
+
+/* Tells listeners. */
+static void
+notify(const RefitMigration *m)
+{
+	StringInfoData payload;
+
+	initStringInfo(&payload);
+	appendStringInfo(&payload, "{\"id\": " INT64_FORMAT ", \"name\": ", m->id);
+	if (m->name != NULL)
+		escape_json(&payload, m->name);
+	else
+		appendStringInfoString(&payload, "null");
+	appendStringInfoString(&payload, ", \"kind\": ");
+	escape_json(&payload, m->kind);
+	appendStringInfoString(&payload, ", \"relation\": ");
+	escape_json(&payload, m->relation);
+	appendStringInfo(&payload, ", \"state\": \"%s\", \"phase\": ", m->state);
+	if (m->phase != NULL)
+		escape_json(&payload, m->phase);
+	else
+		appendStringInfoString(&payload, "null");
+	appendStringInfoChar(&payload, '}');
+	Async_Notify("refit", payload.data);
+}
+
+/*
+ * The one transition function: from the state that was loaded to another.
+ * An ERROR when the row is not in that state any more.
+ */
+static void
+set_state(RefitMigration *m, const char *state)
+{
+	if (strcmp(m->state, state) == 0)
+		return;
+	if (update_row(m,
+				   "UPDATE refit.migration SET state = $2,"
+				   " started_at = CASE WHEN $2 = 'running' THEN"
+				   "  coalesce(started_at, clock_timestamp())"
+				   "  ELSE started_at END,"
+				   " finished_at = CASE WHEN $2 IN ('completed', 'cancelled',"
+				   "  'failed', 'reverted') THEN clock_timestamp() END"
+				   " WHERE id = $1 AND state = $3 AND ($4 IS NULL)",
+				   state, m->state, NULL) != 1)
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("the state of migration " INT64_FORMAT
+							   " was changed by somebody else",
+							   m->id),
+						errhint("Try again.")));
+	refit_catalog_event(m, "state", psprintf("%s -> %s", m->state, state),
+						NULL);
+	m->state = pstrdup(state);
+	notify(m);
+}
+
+/* Enters a phase. */
+static void
+set_phase(RefitMigration *m, const char *phase)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET phase = $2, strategy = $3,"
+			   " phase_started_at = clock_timestamp()"
+			   " WHERE id = $1 AND ($4 IS NULL)",
+			   phase, m->strategy, NULL);
+	m->phase = phase != NULL ? pstrdup(phase) : NULL;
+	m->progress.errors = 0;
+	if (phase != NULL)
+		refit_catalog_event(m, "phase", psprintf("phase %s begins", phase),
+							NULL);
+}
+
+/* Leaves a note of what the worker shall do, or takes it off. */
+static void
+set_request(RefitMigration *m, const char *request)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET request = $2 WHERE id = $1"
+			   " AND ($3 IS NULL) AND ($4 IS NULL)",
+			   request, NULL, NULL);
+	m->request = request != NULL ? pstrdup(request) : NULL;
+}
+
+/* Sends the migration to phase cleanup, on the way to a final state. */
+static void
+set_goal(RefitMigration *m, const char *goal)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET goal = $2 WHERE id = $1"
+			   " AND ($3 IS NULL) AND ($4 IS NULL)",
+			   goal, NULL, NULL);
+	m->goal = pstrdup(goal);
+	if (m->strategy == NULL)
+		m->strategy = "rewrite";
+	set_phase(m, "cleanup");
+	m->progress.waiting_for = NULL;
+	m->progress.rate = 0;
+}
+
+/* Loads a migration for a control function; its row is locked. */
+static RefitMigration *
+load_for_control(int64 id)
+{
+	RefitMigration *m = refit_catalog_load(id);
+
+	if (m != NULL)
+	{
+		update_row(m,
+				   "SELECT FROM refit.migration WHERE id = $1 AND ($2 IS NULL)"
+				   " AND ($3 IS NULL) AND ($4 IS NULL) FOR UPDATE",
+				   NULL, NULL, NULL);
+		m = refit_catalog_load(id);
+	}
+	if (m == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("migration " INT64_FORMAT " does not exist", id),
+				 errhint("Look in refit.migrations.")));
+	return m;
+}
+
+/*
+ * Claims
+ */
+
+/* The lock that stands for working a migration. */
+static void
+claim_tag(LOCKTAG *tag, int64 id)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (id >> 32), (uint32) id,
+						 CLAIM_FIELD);
+}
+
+/* Takes the claim, if nobody has it. */
+bool
+refit_migration_claim(int64 id, bool for_session)
+{
+	LOCKTAG tag;
+
+	claim_tag(&tag, id);
+	return LockAcquire(&tag, ExclusiveLock, for_session, true) !=
+		   LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* Gives a session's claim back. */
+void
+refit_migration_release(int64 id)
+{
+	LOCKTAG tag;
+
+	claim_tag(&tag, id);
+	LockRelease(&tag, ExclusiveLock, true);
+}
+
+/* Ids of migrations that a worker could be started for, in order. */
+List *
+refit_migration_startable(void)
+{
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(CLAIM_FIELD)};
+	MemoryContext context = CurrentMemoryContext;
+	List *ids = NIL;
+
+	SPI_connect();
+	refit_sql(
+		"SELECT m.id FROM refit.migration m"
+		" WHERE m.state IN ('queued', 'running', 'ready')"
+		" AND NOT EXISTS (SELECT FROM refit.migration e"
+		"  WHERE e.relid = m.relid AND e.id < m.id AND e.state IN"
+		"   ('queued', 'running', 'paused', 'ready', 'revertible'))"
+		" AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l"
+		"  WHERE l.locktype = 'advisory' AND l.objsubid = $1"
+		"  AND l.database = (SELECT oid FROM pg_catalog.pg_database"
+		"   WHERE datname = current_database())"
+		"  AND l.classid::int8 = m.id >> 32"
+		"  AND l.objid::int8 = m.id & 4294967295)"
+		" ORDER BY m.id",
+		1, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		int64 *id = MemoryContextAlloc(context, sizeof(int64));
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		*id = strtoll(SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+								   1),
+					  NULL, 10);
+		ids = lappend(ids, id);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return ids;
+}
+
+/*
+ * Steps
+ */
+
+/* Phase plan: chooses the strategy, on the table as it is now. */
+static RefitOutcome
+plan_step(RefitMigration *m, RefitBudget *budget)
+{
+	AlterTableStmt *stmt = strcmp(m->kind, "alter_table") == 0
+							   ? refit_actions_parse(m->definition)
+							   : NULL;
+	RefitPlan *plan;
+
+	refit_plan_check_table(m->relid);
+	plan = refit_plan_make(m->relid, stmt, m->search_path);
+	m->strategy = pstrdup(plan->strategy);
+	refit_catalog_event(m, "plan",
+						psprintf("strategy %s: %s", plan->strategy,
+								 plan->reason),
+						NULL);
+	return REFIT_NEXT;
+}
+
+/* The present phase's entry. */
+static const Phase *
+find_phase(const RefitMigration *m)
+{
+	for (int i = 0; i < lengthof(phases); i++)
+		if (strcmp(phases[i].name, m->phase) == 0 &&
+			(phases[i].strategy == NULL ||
+			 (m->strategy != NULL &&
+			  strcmp(phases[i].strategy, m->strategy) == 0)))
+			return &phases[i];
+	elog(ERROR, "migration " INT64_FORMAT " is in unknown phase \"%s\"", m->id,
+		 m->phase);
+	return NULL;
+}
+
+/* The phase after this one, or NULL. */
+static const Phase *
+following_phase(const RefitMigration *m, const Phase *phase)
+{
+	if (phase->strategy == NULL)
+	{
+		for (int i = 0; i < lengthof(phases); i++)
+			if (phases[i].strategy != NULL &&
+				strcmp(phases[i].strategy, m->strategy) == 0)
+				return &phases[i];
+	}
+	else if (phase + 1 < phases + lengthof(phases) &&
+			 strcmp(phase[1].strategy, phase->strategy) == 0)
+		return phase + 1;
+	return NULL;
+}
+
+/* Records how much was copied, when the copy is done. */
+static void
+record_volume(const RefitMigration *m)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET rows = $2::int8, bytes = $3::int8"
+			   " WHERE id = $1 AND ($4 IS NULL)",
+			   psprintf(INT64_FORMAT, m->progress.rows_done),
+			   psprintf(INT64_FORMAT, m->progress.bytes_done), NULL);
+}
+
+/* Records a try of the cutover. */
+static void
+record_attempt(const RefitMigration *m)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET cutover_attempts = $2::int4"
+			   " WHERE id = $1 AND ($3 IS NULL) AND ($4 IS NULL)",
+			   psprintf(INT64_FORMAT, m->cutover_attempts), NULL, NULL);
+}
+
+/* Records how long the cutover held its locks, known once it is committed. */
+static void
+record_lock_time(const RefitMigration *m)
+{
+	double ms = refit_cutover_take_lock_ms();
+
+	if (ms >= 0)
+		update_row(m,
+				   "UPDATE refit.migration SET cutover_lock_ms = $2::float8"
+				   " WHERE id = $1 AND ($3 IS NULL) AND ($4 IS NULL)",
+				   psprintf("%.3f", ms), NULL, NULL);
+}
+
+/* Ends the migration in the state that cleanup was heading for. */
+static int
+finish(RefitMigration *m)
+{
+	m->progress.rate = 0;
+	m->progress.message = NULL;
+	refit_catalog_save_progress(m);
+	set_request(m, NULL);
+	update_row(m,
+			   "DELETE FROM refit.owed WHERE id = $1 AND ($2 IS NULL)"
+			   " AND ($3 IS NULL) AND ($4 IS NULL)",
+			   NULL, NULL, NULL);
+	set_phase(m, NULL);
+	set_state(m, m->goal != NULL ? m->goal : "completed");
+	return -1;
+}
+
+/* Goes to the next phase.  Returns the rest to take, or -1 at the end. */
+static int
+advance(RefitMigration *m, const Phase *phase)
+{
+	const Phase *next = following_phase(m, phase);
+
+	if (strcmp(phase->name, "copy") == 0)
+		record_volume(m);
+	if (next == NULL)
+		return finish(m);
+	if (strcmp(next->name, "cutover") == 0 && strcmp(m->cutover, "manual") == 0)
+	{
+		set_state(m, "ready");
+		m->progress.message = "waiting for refit.cutover()";
+		refit_catalog_save_progress(m);
+		return REST_READY;
+	}
+	if (strcmp(phase->name, "capture") != 0)
+	{
+		m->progress.cursor = 0;
+		m->progress.cursor_end = 0;
+		m->progress.rows_done = 0;
+		if (strcmp(phase->name, "prepare") != 0)
+			m->progress.rows_total = 0;
+	}
+	m->progress.rate = 0;
+	m->progress.waiting_for = NULL;
+	set_phase(m, next->name);
+	refit_catalog_save_progress(m);
+	return 0;
+}
+
+/* Does what a control function asked for.  True: leave the migration. */
+static bool
+obey_request(RefitMigration *m)
+{
+	const char *request = m->request;
+
+	if (request == NULL)
+		return false;
+	set_request(m, NULL);
+	if (strcmp(request, "pause") == 0)
+	{
+		m->progress.rate = 0;
+		refit_catalog_save_progress(m);
+		set_state(m, "paused");
+		return true;
+	}
+	if (strcmp(request, "cancel") == 0)
+	{
+		if (m->phase == NULL || !find_phase(m)->after_cutover)
+		{
+			set_state(m, "running");
+			set_goal(m, "cancelled");
+		}
+		return false;
+	}
+	update_row(m,
+			   "UPDATE refit.migration SET cutover = 'auto' WHERE id = $1"
+			   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
+			   NULL, NULL, NULL);
+	m->cutover = "auto";
+	set_state(m, "running");
+	return false;
+}
+
+/* Is an earlier migration of the same table unfinished? */
+static bool
+must_wait_in_queue(const RefitMigration *m)
+{
+	return update_row(m,
+					  "SELECT FROM refit.migration m JOIN refit.migration e"
+					  " ON e.relid = m.relid AND e.id < m.id AND e.state IN"
+					  "  ('queued', 'running', 'paused', 'ready', 'revertible')"
+					  " WHERE m.id = $1 AND ($2 IS NULL) AND ($3 IS NULL)"
+					  " AND ($4 IS NULL)",
+					  NULL, NULL, NULL) > 0;
+}
+
+/* Takes a migration out of the queue.  False: not its turn. */
+static bool
+start(RefitMigration *m)
+{
+	if (strcmp(m->state, "queued") == 0)
+	{
+		if (must_wait_in_queue(m))
+			return false;
+		set_state(m, "running");
+	}
+	if (m->phase == NULL && m->goal == NULL)
+		set_phase(m, "plan");
+	return strcmp(m->state, "running") == 0 || strcmp(m->state, "ready") == 0;
+}
+
+/* Keeps the smoothed rate: rows a second, with the rest after the step. */
+static void
+update_rate(RefitProgress *p, int64 rows_before, int ms)
+{
+	double rate = (p->rows_done - rows_before) * 1000.0 / Max(ms, 1);
+
+	p->rate = p->rate == 0 ? rate : 0.8 * p->rate + 0.2 * rate;
+}
+
+/* Runs a phase's step with the owner's rights. */
+static RefitOutcome
+run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
+{
+	RefitRights save;
+	RefitOutcome outcome;
+	Oid owner = strcmp(phase->name, "cleanup") == 0
+					? GetUserId()
+					: refit_relation_owner(m->relid);
+
+	refit_rights_begin(&save, owner, true);
+	outcome = phase->step(m, budget);
+	refit_rights_end(&save);
+	return outcome;
+}
+
+/* What follows from a step's outcome.  Returns the rest to take. */
+static int
+settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
+			RefitBudget *budget, int worked_ms, int64 rows_before)
+{
+	int rest = budget->pause_ms;
+
+	if (strcmp(phase->name, "cutover") == 0)
+		record_attempt(m);
+	m->progress.errors = 0;
+	switch (outcome)
+	{
+		case REFIT_NEXT:
+			return advance(m, phase);
+		case REFIT_RETURN:
+			m->progress.cursor = 0;
+			m->progress.cursor_end = 0;
+			set_phase(m, m->next_phase);
+			break;
+		case REFIT_MORE:
+			rest = refit_governor_after(m, worked_ms);
+			update_rate(&m->progress, rows_before, worked_ms + rest);
+			break;
+		case REFIT_WAIT:
+			break;
+	}
+	refit_catalog_save_progress(m);
+	return rest;
+}
+
+/* The step proper, with a snapshot set. */
+static int
+do_step(RefitMigration *m)
+{
+	RefitBudget budget = {0};
+	const Phase *phase;
+	RefitOutcome outcome;
+	instr_time now;
+	int64 rows_before = m->progress.rows_done;
+	int rest;
+
+	record_lock_time(m);
+	if (!start(m))
+		return -1;
+	if (obey_request(m))
+		return -1;
+	phase = find_phase(m);
+	if (m->goal == NULL && (rest = refit_governor_before(m)) > 0)
+	{
+		m->progress.rate *= 0.8;
+		refit_catalog_save_progress(m);
+		return rest;
+	}
+	INSTR_TIME_SET_CURRENT(budget.start);
+	budget.chunk_ms = m->progress.budget_ms > 0
+						  ? m->progress.budget_ms
+						  : refit_catalog_option_ms(m, "chunk_time",
+													refit_chunk_time);
+	outcome = run_step(m, phase, &budget);
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, budget.start);
+	return settle_step(m, phase, outcome, &budget,
+					   (int) INSTR_TIME_GET_MILLISEC(now), rows_before);
+}
+
+/* Does one unit of work. */
+int
+refit_migration_step(int64 id)
+{
+	RefitMigration *m;
+	int rest;
+	int guc_level = NewGUCNestLevel();
+
+	refit_set_local("lock_timeout", psprintf("%d", refit_lock_timeout));
+	PushActiveSnapshot(GetTransactionSnapshot());
+	m = refit_catalog_load(id);
+	rest = m == NULL ? -1 : do_step(m);
+	PopActiveSnapshot();
+	AtEOXact_GUC(false, guc_level);
+
+	/* the cutover, and whatever a client may have been told, is durable */
+	if (m != NULL && (rest < 0 || m->phase == NULL ||
+					  strcmp(m->phase, "copy") != 0))
+		ForceSyncCommit();
+	return rest;
+}
+
+/*
+ * Errors
+ */
+
+/* Will the same step probably work in a moment? */
+static bool
+is_passing(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		   sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		   sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
+}
+
+/* Will the same step certainly fail again? */
+static bool
+is_final(int sqlerrcode)
+{
+	int category = ERRCODE_TO_CATEGORY(sqlerrcode);
+
+	return category == ERRCODE_DATA_EXCEPTION ||
+		   category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
+		   category == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
+		   category == ERRCODE_FEATURE_NOT_SUPPORTED ||
+		   category == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
+		   category == 
+			   ERRCODE_TO_CATEGORY(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST);
+}
+
+/* Stores the error in the row. */
+static void
+record_error(RefitMigration *m, const ErrorData *edata)
+{
+	char *row = refit_transform_take_failure();
+	char *detail = edata->detail;
+
+	if (row != NULL)
+		detail = detail != NULL ? psprintf("%s %s", detail, row) : row;
+	update_row(m,
+			   "UPDATE refit.migration SET error_code = $2, error_message = $3,"
+			   " error_detail = $4 WHERE id = $1",
+			   unpack_sql_state(edata->sqlerrcode), edata->message, detail);
+	update_row(m,
+			   "UPDATE refit.migration SET error_hint = $2, error_context = $3"
+			   " WHERE id = $1 AND ($4 IS NULL)",
+			   edata->hint, edata->context, NULL);
+	refit_catalog_event(m, "error", edata->message, NULL);
+}
+
+/* An error in cleanup: try for long, then say that something is left. */
+static int
+cleanup_failed(RefitMigration *m)
+{
+	if (m->progress.errors < MOST_CLEANUP_ERRORS)
+		return REST_CLEANUP_RETRY;
+	set_phase(m, NULL);
+	set_state(m, "failed");
+	return -1;
+}
+
+/* Decides what a failed step means. */
+static int
+handle_error(RefitMigration *m, const ErrorData *edata)
+{
+	if (is_passing(edata->sqlerrcode))
+		return REST_RETRY_SOON;
+	m->progress.errors++;
+	record_error(m, edata);
+	if (m->goal != NULL)
+		return cleanup_failed(m);
+	if (!is_final(edata->sqlerrcode) && m->progress.errors < MOST_ERRORS)
+		return REST_RETRY;
+	set_state(m, "running");
+	set_goal(m, "failed");
+	return 0;
+}
+
+/* Records a step's error. */
+int
+refit_migration_failed(int64 id, const ErrorData *edata)
+{
+	RefitMigration *m;
+	int rest;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	m = refit_catalog_load(id);
+	if (m == NULL || (strcmp(m->state, "queued") != 0 &&
+					  strcmp(m->state, "running") != 0 &&
+					  strcmp(m->state, "ready") != 0))
+		rest = -1;
+	else
+	{
+		rest = handle_error(m, edata);
+		refit_catalog_save_progress(m);
+	}
+	PopActiveSnapshot();
+	return rest;
+}
+
+/*
+ * Submitting and control
+ */
+
+/* The migration that has this name already, or 0. */
+static int64
+find_by_name(const RefitSubmission *s)
+{
+	Oid types[3] = {TEXTOID, TEXTOID, TEXTOID};
+	Datum values[3];
+	char *found;
+
+	values[0] = CStringGetTextDatum(s->name);
+	values[1] = CStringGetTextDatum(s->kind);
+	values[2] = CStringGetTextDatum(s->definition);
+	found = refit_sql_text(
+		psprintf("SELECT CASE WHEN kind = $2 AND definition = $3"
+				 " AND relid = %u THEN id ELSE -id END"
+				 " FROM refit.migration WHERE name = $1",
+				 s->relid),
+		3, types, values);
+	return found != NULL ? strtoll(found, NULL, 10) : 0;
+}
+
+/* The id of the same submission made before, or 0; another one: ERROR. */
+static int64
+find_same(const RefitSubmission *s)
+{
+	int64 id = s->name != NULL ? find_by_name(s) : 0;
+
+	if (id < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("a migration named \"%s\" exists already and does "
+						"something else",
+						s->name),
+				 errdetail("It is migration " INT64_FORMAT ".", -id),
+				 errhint("Choose another name.")));
+	return id;
+}
+
+/* Writes the new row. */
+static int64
+insert_row(const RefitSubmission *s)
+{
+	Oid types[11] = {TEXTOID, TEXTOID, OIDOID, TEXTOID, TEXTOID, TEXTOID,
+					 TEXTOID, INTERVALOID, JSONBOID, TEXTOID, TEXTOID};
+	Datum values[11];
+	bool nulls[11] = {false};
+	int64 id;
+
+	nulls[0] = s->name == NULL;
+	values[0] = s->name != NULL ? CStringGetTextDatum(s->name) : (Datum) 0;
+	values[1] = CStringGetTextDatum(s->kind);
+	values[2] = ObjectIdGetDatum(s->relid);
+	values[3] = CStringGetTextDatum(refit_qualified_name(s->relid));
+	values[4] = CStringGetTextDatum(s->definition);
+	values[5] = CStringGetTextDatum(s->cutover);
+	values[6] = CStringGetTextDatum(s->verify);
+	nulls[7] = s->revertible == NULL;
+	values[7] = PointerGetDatum(s->revertible);
+	values[8] = PointerGetDatum(s->options);
+	values[9] = CStringGetTextDatum(namespace_search_path);
+	values[10] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
+	SPI_connect();
+	refit_sql("WITH m AS (INSERT INTO refit.migration (name, kind, relid,"
+			  " relation, definition, cutover, verify, revertible, options,"
+			  " search_path, submitted_by)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+			  " RETURNING id), p AS (INSERT INTO refit.migration_progress (id)"
+			  " SELECT id FROM m) SELECT id FROM m",
+			  11, types, values, nulls);
+	id = strtoll(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
+				 NULL, 10);
+	SPI_finish();
+	return id;
+}
+
+/* Enters a migration and starts a worker at commit. */
+int64
+refit_migration_submit(const RefitSubmission *s)
+{
+	RefitMigration *m;
+	int64 id = find_same(s);
+
+	if (id != 0)
+	{
+		ereport(NOTICE, (errmsg("migration \"%s\" was submitted before",
+								s->name)));
+		refit_worker_start_at_commit();
+		return id;
+	}
+	id = insert_row(s);
+	m = refit_catalog_load(id);
+	refit_catalog_event(m, "state", "queued", NULL);
+	notify(m);
+	if (must_wait_in_queue(m))
+		ereport(NOTICE,
+				(errmsg("migration " INT64_FORMAT " is queued behind an "
+						"earlier one of the same table",
+						id)));
+	refit_worker_start_at_commit();
+	return id;
+}
+
+/* Is the migration over? */
+static bool
+is_finished(const RefitMigration *m)
+{
+	return strcmp(m->state, "completed") == 0 ||
+		   strcmp(m->state, "cancelled") == 0 ||
+		   strcmp(m->state, "failed") == 0 || strcmp(m->state, "reverted") == 0;
+}
+
+/* An ERROR that says why something cannot be asked of a migration now. */
+static void
+refuse(const RefitMigration *m, const char *verb, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("migration " INT64_FORMAT " cannot be %s", m->id, verb),
+			 errdetail("It is %s%s%s.", m->state,
+					   m->phase != NULL ? ", in phase " : "",
+					   m->phase != NULL ? m->phase : ""),
+			 errhint("%s", hint)));
+}
+
+/* Asks the worker that has the claim. */
+static char *
+ask_worker(RefitMigration *m, const char *request)
+{
+	set_request(m, request);
+	refit_worker_wake_at_commit(m->id);
+	return m->state;
+}
+
+/* Stops work at the next chunk; what is done is kept. */
+char *
+refit_migration_pause(int64 id)
+{
+	RefitMigration *m = load_for_control(id);
+
+	if (strcmp(m->state, "paused") == 0)
+		return m->state;
+	if (is_finished(m))
+		refuse(m, "paused", "It is over.");
+	if (!refit_migration_claim(id, false))
+		return ask_worker(m, "pause");
+	set_state(m, "paused");
+	return m->state;
+}
+
+/* Goes on after a pause. */
+char *
+refit_migration_resume(int64 id)
+{
+	RefitMigration *m = load_for_control(id);
+
+	if (m->request != NULL && strcmp(m->request, "pause") == 0)
+		return ask_worker(m, NULL);
+	if (is_finished(m))
+		refuse(m, "resumed", "To start it again use refit.retry().");
+	if (strcmp(m->state, "paused") == 0)
+		set_state(m, "queued");
+	refit_worker_start_at_commit();
+	return m->state;
+}
+
+/* Gives the migration up and takes away what it has made. */
+char *
+refit_migration_cancel(int64 id)
+{
+	RefitMigration *m = load_for_control(id);
+
+	if (strcmp(m->state, "cancelled") == 0)
+		return m->state;
+	if (is_finished(m) || (m->phase != NULL && find_phase(m)->after_cutover &&
+						   m->goal == NULL))
+		refuse(m, "cancelled",
+			   "The new definition is in place already.");
+	if (!refit_migration_claim(id, false))
+		return ask_worker(m, "cancel");
+	if (m->phase == NULL)
+	{
+		set_state(m, "cancelled");
+		return m->state;
+	}
+	set_state(m, "queued");
+	set_goal(m, "cancelled");
+	refit_catalog_save_progress(m);
+	refit_worker_start_at_commit();
+	return m->state;
+}
+
+/* Starts a failed or cancelled migration again, from the beginning. */
+char *
+refit_migration_retry(int64 id)
+{
+	RefitMigration *m = load_for_control(id);
+
+	if (strcmp(m->state, "failed") != 0 && strcmp(m->state, "cancelled") != 0)
+		refuse(m, "retried", "Only what has failed or was cancelled can.");
+	update_row(m,
+			   "UPDATE refit.migration SET goal = NULL, request = NULL,"
+			   " phase = NULL, strategy = NULL, error_code = NULL,"
+			   " error_message = NULL, error_detail = NULL, error_hint = NULL,"
+			   " error_context = NULL, started_at = NULL WHERE id = $1"
+			   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
+			   NULL, NULL, NULL);
+	update_row(m,
+			   "DELETE FROM refit.migration_progress WHERE id = $1"
+			   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
+			   NULL, NULL, NULL);
+	update_row(m,
+			   "INSERT INTO refit.migration_progress (id) SELECT $1"
+			   " WHERE ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
+			   NULL, NULL, NULL);
+	set_state(m, "queued");
+	refit_worker_start_at_commit();
+	return m->state;
+}
+
+/* Lets a manual cutover happen. */
+char *
+refit_migration_cutover(int64 id)
+{
+	RefitMigration *m = load_for_control(id);
+
+	if (is_finished(m) || strcmp(m->cutover, "manual") != 0)
+		refuse(m, "cut over",
+			   "This is for migrations submitted with cutover => 'manual'.");
+	set_request(m, "cutover");
+	if (!refit_migration_claim(id, false))
+		refit_worker_wake_at_commit(id);
+	else
+		refit_worker_start_at_commit();
+	return m->state;
+}

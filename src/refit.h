@@ -1,0 +1,124 @@
+/*-------------------------------------------------------------------------
+ *
+ * refit.h
+ *	  The few types that every room of pg_refit shares.
+ *
+ * A migration is one row of refit.migration.  It is worked in steps; one step
+ * is one transaction that does a bounded piece of work and records its
+ * progress, so that both become durable together.  Nothing that a step needs
+ * is kept in memory between two steps: whoever runs the next one, this
+ * process or its successor after a crash, reads it from the row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_H
+#define REFIT_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "portability/instr_time.h"
+#include "storage/block.h"
+#include "utils/jsonb.h"
+
+#include "compat.h"
+
+#define REFIT_SCHEMA "refit"
+#define REFIT_EXTENSION "pg_refit"
+
+/* The logs that capture writes to in turn. */
+#define REFIT_LOGS 2
+
+/* What a step tells the state machine. */
+typedef enum RefitOutcome
+{
+	REFIT_MORE,	 /* progress was made, the phase goes on */
+	REFIT_NEXT,	 /* the phase is finished */
+	REFIT_WAIT,	 /* nothing could be done now: look again after a pause */
+	REFIT_RETURN /* go back to the phase named in m->next_phase */
+} RefitOutcome;
+
+/*
+ * The snapshot taken while no transaction had an open write on the table.
+ * Stored as text in refit.rewrite; see capture.h for what it proves.
+ */
+typedef struct RefitBaseline
+{
+	TransactionId xmin;
+	TransactionId xmax;
+	bool overflowed; /* subtransactions are missing from xip */
+	int nxip;
+	TransactionId *xip; /* sorted; subtransactions too */
+} RefitBaseline;
+
+/* What one rewrite works with: the row of refit.rewrite. */
+typedef struct RefitRewrite
+{
+	bool exists;
+	Oid twin;				 /* table of the new definition */
+	Oid blank;				 /* empty table of the old definition */
+	Oid key_index;			 /* the table's index whose key capture logs */
+	Oid trigger;			 /* the capture trigger, once it is there */
+	TransactionId trigger_xmin; /* its catalog row's xmin: was it touched? */
+	Oid logs[REFIT_LOGS];	 /* logs of dirty keys */
+	Oid filenode;			 /* the table's storage that is being copied */
+	int64 twin_blocks;		 /* committed length of the twin */
+	char *fingerprint;		 /* definition the plan was made for */
+	RefitBaseline baseline;	 /* valid once trigger is */
+} RefitRewrite;
+
+/* Counters and cursor of the present phase: refit.migration_progress. */
+typedef struct RefitProgress
+{
+	int64 cursor; /* next block, or next item */
+	int64 cursor_end;
+	int64 rows_done;
+	int64 rows_total;
+	int64 bytes_done;
+	int64 bytes_total;
+	int64 pending;	   /* rows in the capture logs */
+	double rate;	   /* rows per second, smoothed, sleeps included */
+	int budget_ms;	   /* present chunk budget */
+	int errors;		   /* failed steps at this place */
+	char *throttled_by; /* signal that slows us, NULL: none */
+	char *waiting_for; /* who holds the lock we want, NULL: nobody */
+	char *message;
+} RefitProgress;
+
+/* One migration while a step works on it. */
+typedef struct RefitMigration
+{
+	int64 id;
+	char *name;
+	char *kind;
+	Oid relid;
+	char *relation;	  /* qualified name when submitted */
+	char *definition; /* actions, or order_by of a repack */
+	char *strategy;	  /* NULL until planned */
+	char *state;
+	char *phase;
+	char *request; /* what a control function asked for, or NULL */
+	char *goal;	   /* final state that phase cleanup leads to */
+	char *cutover; /* auto | manual */
+	char *search_path; /* of the submitter, for names in definition */
+	Jsonb *options;
+	int64 cutover_attempts;
+	double cutover_lock_ms; /* < 0: no cutover yet */
+	RefitProgress progress;
+	RefitRewrite rewrite;
+	char *next_phase; /* with REFIT_RETURN */
+} RefitMigration;
+
+/* How long the present step may work, and how long to rest after it. */
+typedef struct RefitBudget
+{
+	instr_time start;
+	int chunk_ms; /* the step ends itself after this much time */
+	int pause_ms; /* set by the step with REFIT_WAIT */
+} RefitBudget;
+
+/* A phase's work: one step of it.  Runs in a transaction, as the owner. */
+typedef RefitOutcome (*RefitStep)(RefitMigration *m, RefitBudget *budget);
+
+#endif /* REFIT_H */

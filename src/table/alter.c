@@ -1,0 +1,207 @@
+/*-------------------------------------------------------------------------
+ *
+ * alter.c
+ *	  Phases alter and settle of the strategies instant and validate.
+ *
+ * SET NOT NULL on a populated table would scan it under ACCESS EXCLUSIVE.  It
+ * is split off: phase alter adds CHECK (column IS NOT NULL) NOT VALID, phase
+ * validate checks the rows in chunks, and phase settle runs SET NOT NULL, which
+ * finds the constraint and does not scan, and drops the constraint again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+#include "job/catalog.h"
+#include "table/actions.h"
+#include "table/alter.h"
+#include "table/dependents.h"
+#include "util/fault.h"
+#include "util/polite_lock.h"
+#include "util/sqlutil.h"
+
+/* The name of the constraint that proves NOT NULL for a column. */
+static char *
+proof_name(const RefitMigration *m, const char *column)
+{
+	char *name = psprintf("refit_" INT64_FORMAT "_%d_not_null", m->id,
+						  get_attnum(m->relid, column));
+
+	return name;
+}
+
+/* Owes a constraint a validation. */
+static void
+owe(const RefitMigration *m, const char *constraint)
+{
+	Oid types[3] = {INT8OID, OIDOID, TEXTOID};
+	Datum values[3];
+
+	values[0] = Int64GetDatum(m->id);
+	values[1] = ObjectIdGetDatum(m->relid);
+	values[2] = CStringGetTextDatum(constraint);
+	SPI_connect();
+	refit_sql("INSERT INTO refit.owed (id, relid, conname)"
+			  " VALUES ($1, $2, $3::name) ON CONFLICT DO NOTHING",
+			  3, types, values, NULL);
+	SPI_finish();
+}
+
+/* Owes every CHECK and FOREIGN KEY that the ALTER has added. */
+static void
+owe_new_constraints(const RefitMigration *m, const char *known)
+{
+	Oid types[3] = {INT8OID, OIDOID, TEXTOID};
+	Datum values[3];
+
+	values[0] = Int64GetDatum(m->id);
+	values[1] = ObjectIdGetDatum(m->relid);
+	values[2] = CStringGetTextDatum(known);
+	SPI_connect();
+	refit_sql("INSERT INTO refit.owed (id, relid, conname)"
+			  " SELECT $1, $2, conname FROM pg_catalog.pg_constraint"
+			  " WHERE conrelid = $2 AND contype IN ('c', 'f')"
+			  " AND NOT convalidated AND NOT oid = ANY ($3::oid[])"
+			  " ON CONFLICT DO NOTHING",
+			  3, types, values, NULL);
+	SPI_finish();
+}
+
+/* The constraints of the table as text of an oid[]. */
+static char *
+known_constraints(Oid relid)
+{
+	Oid types[1] = {OIDOID};
+	Datum values[1] = {ObjectIdGetDatum(relid)};
+
+	return refit_sql_text("SELECT coalesce(array_agg(oid), '{}')::text"
+						  " FROM pg_catalog.pg_constraint WHERE conrelid = $1",
+						  1, types, values);
+}
+
+/*
+ * Takes SET NOT NULL and VALIDATE CONSTRAINT out of the actions, adding the
+ * constraints that prove them.  Returns what is left to run now.
+ */
+static AlterTableStmt *
+defer_scans(RefitMigration *m, const AlterTableStmt *original)
+{
+	AlterTableStmt *stmt = copyObject((AlterTableStmt *) original);
+	List *kept = NIL;
+	ListCell *lc;
+
+	refit_actions_skip_validation(stmt);
+	foreach (lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_SetNotNull)
+		{
+			refit_actions_run_own(
+				psprintf("ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID",
+						 quote_identifier(proof_name(m, cmd->name)),
+						 quote_identifier(cmd->name)),
+				m->relid);
+			owe(m, proof_name(m, cmd->name));
+		}
+		else if (cmd->subtype == AT_ValidateConstraint)
+			owe(m, cmd->name);
+		else
+			kept = lappend(kept, cmd);
+	}
+	stmt->cmds = kept;
+	return stmt;
+}
+
+/* The lock on the table and on what hangs on it. */
+static bool
+lock_table(RefitMigration *m, const AlterTableStmt *stmt)
+{
+	List *locks = refit_dependents_locks(m->relid, stmt);
+
+	locks = lappend(locks, refit_polite_lock_on(m->relid, AccessExclusiveLock));
+	return refit_polite_lock_try(m, locks);
+}
+
+/* Phase alter: one try. */
+RefitOutcome
+refit_alter_step(RefitMigration *m, RefitBudget *budget)
+{
+	AlterTableStmt *stmt = refit_actions_parse(m->definition);
+	List *views;
+	char *known;
+
+	if (!lock_table(m, stmt))
+	{
+		budget->pause_ms = refit_polite_lock_backoff(m);
+		return REFIT_WAIT;
+	}
+	known = known_constraints(m->relid);
+	if (strcmp(m->strategy, "validate") == 0)
+		stmt = defer_scans(m, stmt);
+	views = refit_dependents_detach_views(m->relid, stmt);
+	if (stmt->cmds != NIL)
+		refit_actions_run_public(stmt, m->relid, m->definition,
+								 m->search_path);
+	refit_dependents_attach_views(views);
+	if (strcmp(m->strategy, "validate") == 0)
+		owe_new_constraints(m, known);
+	REFIT_FAULT("alter.done");
+	return REFIT_NEXT;
+}
+
+/* The SET NOT NULL actions, and dropping what has proven them. */
+static AlterTableStmt *
+deferred_actions(RefitMigration *m)
+{
+	AlterTableStmt *stmt = refit_actions_parse(m->definition);
+	StringInfoData sql;
+	ListCell *lc;
+
+	initStringInfo(&sql);
+	foreach (lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_SetNotNull)
+			appendStringInfo(&sql,
+							 "%sALTER COLUMN %s SET NOT NULL",
+							 sql.len > 0 ? ", " : "",
+							 quote_identifier(cmd->name));
+	}
+	return sql.len > 0 ? refit_actions_parse(sql.data) : NULL;
+}
+
+/* Phase settle: one try. */
+RefitOutcome
+refit_alter_settle(RefitMigration *m, RefitBudget *budget)
+{
+	AlterTableStmt *stmt = deferred_actions(m);
+	ListCell *lc;
+
+	if (stmt == NULL)
+		return REFIT_NEXT;
+	if (!lock_table(m, NULL))
+	{
+		budget->pause_ms = refit_polite_lock_backoff(m);
+		return REFIT_WAIT;
+	}
+	refit_actions_run_public(stmt, m->relid, m->definition, m->search_path);
+	foreach (lc, stmt->cmds)
+	{
+		char *proof = proof_name(m, lfirst_node(AlterTableCmd, lc)->name);
+
+		if (OidIsValid(get_relation_constraint_oid(m->relid, proof, true)))
+			refit_actions_run_own(psprintf("DROP CONSTRAINT %s",
+										   quote_identifier(proof)),
+								  m->relid);
+	}
+	REFIT_FAULT("settle.done");
+	return REFIT_NEXT;
+}

@@ -1,0 +1,206 @@
+/*-------------------------------------------------------------------------
+ *
+ * build.c
+ *	  Phases prepare, index, analyze and cleanup of a rewrite.  See build.h.
+ *
+ * If the process dies in prepare, nothing was made; in index, the indexes whose
+ * builds have committed stay and the cursor says how many; in cleanup, all is
+ * still there or all is gone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
+#include "nodes/makefuncs.h"
+#include "storage/bufmgr.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+
+#include "job/catalog.h"
+#include "table/actions.h"
+#include "table/build.h"
+#include "table/capture.h"
+#include "table/plan.h"
+#include "table/shape.h"
+#include "table/twin.h"
+#include "util/fault.h"
+#include "util/polite_lock.h"
+#include "util/sqlutil.h"
+
+#define NO_AUTOVACUUM                                                          \
+	"SET (autovacuum_enabled = off, toast.autovacuum_enabled = off)"
+
+/*
+ * Gives the twin an index that finds rows by the key, where the actions have
+ * left none.
+ */
+static void
+ensure_key_index(Oid twin, Oid key_index)
+{
+	AttrNumber *attnums;
+	int nkeys = refit_shape_key_attnums(key_index, &attnums);
+	Relation rel = table_open(twin, AccessExclusiveLock); /* private: */
+	IndexStmt *stmt;
+
+	if (!OidIsValid(refit_shape_find_index(rel, nkeys, attnums)))
+	{
+		stmt = makeNode(IndexStmt);
+		stmt->idxname = "$key";
+		stmt->relation = makeRangeVar(
+			get_namespace_name(RelationGetNamespace(rel)),
+			pstrdup(RelationGetRelationName(rel)), -1);
+		stmt->accessMethod = "btree";
+		stmt->unique = true;
+		for (int i = 0; i < nkeys; i++)
+		{
+			IndexElem *elem = makeNode(IndexElem);
+
+			elem->name = pstrdup(NameStr(
+				TupleDescAttr(RelationGetDescr(rel), attnums[i] - 1)->attname));
+			stmt->indexParams = lappend(stmt->indexParams, elem);
+		}
+		refit_define_index(twin, stmt, true);
+		CommandCounterIncrement();
+	}
+	table_close(rel, NoLock);
+}
+
+/* Makes twin, blank and logs, in one transaction. */
+RefitOutcome
+refit_build_prepare(RefitMigration *m, RefitBudget *budget)
+{
+	AlterTableStmt *stmt = strcmp(m->kind, "alter_table") == 0
+							   ? refit_actions_parse(m->definition)
+							   : NULL;
+	Relation source = table_open(m->relid, AccessShareLock);
+	RefitRewrite *r = &m->rewrite;
+	Oid schema;
+
+	r->fingerprint = refit_shape_fingerprint(m->relid);
+	schema = refit_twin_create_schema(m->id, source->rd_rel->relowner);
+	r->twin = refit_twin_create(source, schema);
+	if (stmt != NULL)
+		refit_actions_run_private(refit_actions_for_twin(stmt, m->relid),
+								  r->twin, m->search_path);
+	r->key_index = refit_plan_choose_key(source, r->twin, stmt,
+										 m->search_path);
+	ensure_key_index(r->twin, r->key_index);
+	r->blank = refit_twin_create_blank(source, schema);
+	for (int i = 0; i < REFIT_LOGS; i++)
+	{
+		r->logs[i] =
+			refit_capture_create_log(source, schema, r->key_index, i);
+		refit_actions_run_own(NO_AUTOVACUUM, r->logs[i]);
+	}
+	refit_actions_run_own(NO_AUTOVACUUM, r->twin);
+	refit_twin_hide(r->twin, m->relid);
+	m->progress.rows_total = (int64) Max(source->rd_rel->reltuples, 0);
+	m->progress.bytes_total =
+		(int64) RelationGetNumberOfBlocks(source) * BLCKSZ;
+	table_close(source, NoLock);
+	refit_catalog_save_rewrite(m);
+	REFIT_FAULT("prepare.made");
+	return REFIT_NEXT;
+}
+
+/* The twin's indexes, the one that finds rows by key first. */
+static List *
+indexes_to_build(const RefitMigration *m)
+{
+	AttrNumber *attnums;
+	int nkeys = refit_shape_key_attnums(m->rewrite.key_index, &attnums);
+	Relation twin = table_open(m->rewrite.twin, NoLock);
+	Oid key = refit_shape_find_index(twin, nkeys, attnums);
+	List *indexes = list_copy(RelationGetIndexList(twin));
+
+	table_close(twin, NoLock);
+	list_sort(indexes, list_oid_cmp);
+	return lcons_oid(key, list_delete_oid(indexes, key));
+}
+
+/* Builds one index of the twin. */
+RefitOutcome
+refit_build_index(RefitMigration *m, RefitBudget *budget)
+{
+	Relation source = table_open(m->relid, AccessShareLock);
+	Relation twin = table_open(m->rewrite.twin, /* private: */
+							   AccessExclusiveLock);
+	char persistence = twin->rd_rel->relpersistence;
+	List *indexes = indexes_to_build(m);
+	char *memory = refit_catalog_option(m, "maintenance_work_mem");
+	char *workers = refit_catalog_option(m, "parallel_workers");
+	ReindexParams params = {0};
+	int guc_level = NewGUCNestLevel();
+	Oid index;
+
+	refit_shape_check(m);
+	index = list_nth_oid(indexes, (int) m->progress.cursor);
+	if (memory != NULL)
+		refit_set_local("maintenance_work_mem", memory);
+	if (workers != NULL)
+		refit_set_local("max_parallel_maintenance_workers", workers);
+	table_close(twin, NoLock);
+	table_close(source, NoLock);
+	refit_reindex_index(index, persistence, &params);
+	AtEOXact_GUC(false, guc_level);
+
+	m->progress.cursor++;
+	m->progress.cursor_end = list_length(indexes);
+	m->progress.rows_done = m->progress.cursor;
+	m->progress.rows_total = m->progress.cursor_end;
+	m->progress.message =
+		psprintf("built index " INT64_FORMAT " of " INT64_FORMAT,
+				 m->progress.cursor, m->progress.cursor_end);
+	m->progress.pending = refit_capture_pending(m);
+	REFIT_FAULT("index.built");
+	return m->progress.cursor < m->progress.cursor_end ? REFIT_MORE
+													   : REFIT_NEXT;
+}
+
+/* Gathers statistics on the twin, so that no plan regresses at cutover. */
+RefitOutcome
+refit_build_analyze(RefitMigration *m, RefitBudget *budget)
+{
+	char *command =
+		psprintf("ANALYZE %s", refit_qualified_name(m->rewrite.twin));
+
+	SPI_connect();
+	if (SPI_execute(command, false, 0) < 0)
+		elog(ERROR, "could not execute \"%s\"", command);
+	SPI_finish();
+	m->progress.pending = refit_capture_pending(m);
+	return REFIT_NEXT;
+}
+
+/* Takes away whatever the migration has made. */
+RefitOutcome
+refit_build_cleanup(RefitMigration *m, RefitBudget *budget)
+{
+	Oid schema = refit_twin_find_schema(m->id);
+
+	if (get_rel_name(m->relid) != NULL && refit_capture_is_there(m))
+	{
+		List *locks = list_make1(
+			refit_polite_lock_on(m->relid, AccessExclusiveLock));
+
+		if (!refit_polite_lock_try(m, locks))
+		{
+			budget->pause_ms = refit_polite_lock_backoff(m);
+			return REFIT_WAIT;
+		}
+		refit_capture_remove(m);
+	}
+	if (OidIsValid(schema))
+		refit_twin_drop_schema(schema);
+	refit_catalog_delete_rewrite(m);
+	REFIT_FAULT("cleanup.dropped");
+	return REFIT_NEXT;
+}

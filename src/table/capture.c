@@ -1,0 +1,471 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture.c
+ *	  Recording which rows change while a rewrite is under way.
+ *
+ * See capture.h for what it proves.
+ *
+ * The trigger runs as the application's user, who has no right on the log and
+ * must never see an error because of us: it writes with the heap access method
+ * and looks at nothing but its own arguments.  They are: migration, logs, key
+ * columns.  It keeps what it derives from them for the statement, and a lock on
+ * the log for the transaction.
+ *
+ * The triggers are internal ones: pg_dump leaves them out and ALTER TABLE …
+ * DISABLE TRIGGER USER leaves them alone.  They are members of the extension,
+ * so DROP EXTENSION takes them along.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/heap.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_func.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#include "job/catalog.h"
+#include "table/capture.h"
+#include "table/shape.h"
+#include "table/twin.h"
+#include "util/fault.h"
+#include "util/polite_lock.h"
+#include "util/sqlutil.h"
+
+/* '~' sorts behind every letter, so we fire last. */
+#define TRIGGER_NAME "~pg_refit_capture"
+
+/* A log that is longer than this is left alone by writers: 8 MB. */
+#define LOG_FULL_BLOCKS 1024
+
+/* What a trigger call needs, kept for the statement. */
+typedef struct CaptureState
+{
+	Oid logs[REFIT_LOGS];
+	int nkeys;
+	AttrNumber attnums[INDEX_MAX_KEYS];
+} CaptureState;
+
+PG_FUNCTION_INFO_V1(refit_capture);
+
+/* Reads the trigger's arguments. */
+static CaptureState *
+capture_state(FunctionCallInfo fcinfo, Trigger *trigger)
+{
+	CaptureState *state = fcinfo->flinfo->fn_extra;
+
+	if (state != NULL)
+		return state;
+	if (trigger->tgnargs < 1 + REFIT_LOGS + 1)
+		elog(ERROR, "capture trigger \"%s\" has too few arguments",
+			 trigger->tgname);
+	state = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt,
+								   sizeof(CaptureState));
+	for (int i = 0; i < REFIT_LOGS; i++)
+		state->logs[i] = (Oid) strtoul(trigger->tgargs[1 + i], NULL, 10);
+	for (int i = 1 + REFIT_LOGS; i < trigger->tgnargs; i++)
+		state->attnums[state->nkeys++] = atoi(trigger->tgargs[i]);
+	fcinfo->flinfo->fn_extra = state;
+	return state;
+}
+
+/*
+ * Opens the log to write to.
+ *
+ * How long the first log is may be read without a lock: the answer is only a
+ * hint, both logs are read.  The relation cannot go away, since our caller
+ * holds a lock on the table, and logs go after the triggers.
+ */
+static Relation
+open_log(const Oid *logs)
+{
+	Relation first = RelationIdGetRelation(logs[0]);
+	bool full;
+
+	if (first == NULL)
+		elog(ERROR, "could not open log %u of a migration", logs[0]);
+	full = RelationGetNumberOfBlocks(first) > LOG_FULL_BLOCKS;
+	RelationClose(first);
+	return table_open(logs[full ? 1 : 0], RowExclusiveLock);
+}
+
+/* Writes an entry. */
+static void
+write_entry(Relation log, Datum *values, bool *nulls)
+{
+	HeapTuple tuple = heap_form_tuple(RelationGetDescr(log), values, nulls);
+
+	heap_insert(log, tuple, GetCurrentCommandId(true), 0, NULL);
+	heap_freetuple(tuple);
+}
+
+/* Marks the key of a row dirty. */
+void
+refit_capture_mark_dirty(Relation log, TupleTableSlot *row, int nkeys,
+						 const AttrNumber *attnums)
+{
+	Datum values[INDEX_MAX_KEYS];
+	bool nulls[INDEX_MAX_KEYS];
+
+	for (int i = 0; i < nkeys; i++)
+		values[i] = slot_getattr(row, attnums[i], &nulls[i]);
+	write_entry(log, values, nulls);
+}
+
+/* Have two versions of a row the same key, to the bit? */
+static bool
+same_key(TupleTableSlot *a, TupleTableSlot *b, const CaptureState *state)
+{
+	TupleDesc desc = a->tts_tupleDescriptor;
+
+	for (int i = 0; i < state->nkeys; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, state->attnums[i] - 1);
+		bool null_a;
+		bool null_b;
+		Datum value_a = slot_getattr(a, state->attnums[i], &null_a);
+		Datum value_b = slot_getattr(b, state->attnums[i], &null_b);
+
+		if (null_a != null_b ||
+			(!null_a &&
+			 !datumIsEqual(value_a, value_b, att->attbyval, att->attlen)))
+			return false;
+	}
+	return true;
+}
+
+/* Marks everything dirty: an entry without a key. */
+static void
+write_truncate_mark(Relation log, int nkeys)
+{
+	Datum values[INDEX_MAX_KEYS] = {0};
+	bool nulls[INDEX_MAX_KEYS];
+
+	memset(nulls, true, sizeof(nulls));
+	write_entry(log, values, nulls);
+}
+
+/* The trigger function. */
+Datum
+refit_capture(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	CaptureState *state;
+	Relation log;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(data->tg_event))
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("refit._capture() is a trigger of pg_refit's "
+							   "own making"),
+						errhint("It cannot be called or created by hand.")));
+	state = capture_state(fcinfo, data->tg_trigger);
+	log = open_log(state->logs);
+	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
+		write_truncate_mark(log, state->nkeys);
+	else
+	{
+		refit_capture_mark_dirty(log, data->tg_trigslot, state->nkeys,
+								 state->attnums);
+		if (TRIGGER_FIRED_BY_UPDATE(data->tg_event) &&
+			!same_key(data->tg_trigslot, data->tg_newslot, state))
+			refit_capture_mark_dirty(log, data->tg_newslot, state->nkeys,
+									 state->attnums);
+	}
+	table_close(log, NoLock);
+	PG_RETURN_NULL();
+}
+
+/* Makes an empty log. */
+Oid
+refit_capture_create_log(Relation source, Oid schema, Oid key_index, int number)
+{
+	AttrNumber *attnums;
+	int nkeys = refit_shape_key_attnums(key_index, &attnums);
+	TupleDesc desc = CreateTemplateTupleDesc(nkeys);
+	Oid log;
+
+	for (int i = 0; i < nkeys; i++)
+	{
+		Form_pg_attribute att =
+			TupleDescAttr(RelationGetDescr(source), attnums[i] - 1);
+
+		TupleDescInitEntry(desc, i + 1, psprintf("key%d", i + 1),
+						   att->atttypid, att->atttypmod, att->attndims);
+		TupleDescInitEntryCollation(desc, i + 1, att->attcollation);
+	}
+	log = refit_twin_create_table(source, schema, psprintf("$log%d", number),
+								  desc, source->rd_rel->relpersistence);
+	return log;
+}
+
+/* Makes one of the two triggers. */
+static Oid
+create_trigger(const RefitMigration *m, bool row, int16 events, Oid function)
+{
+	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
+	AttrNumber *attnums;
+	int nkeys = refit_shape_key_attnums(m->rewrite.key_index, &attnums);
+	ObjectAddress address;
+
+	stmt->trigname = row ? TRIGGER_NAME : TRIGGER_NAME "_truncate";
+	stmt->args = list_make1(makeString(psprintf(INT64_FORMAT, m->id)));
+	for (int i = 0; i < REFIT_LOGS; i++)
+		stmt->args = lappend(stmt->args,
+							 makeString(psprintf("%u", m->rewrite.logs[i])));
+	for (int i = 0; i < nkeys; i++)
+		stmt->args = lappend(stmt->args,
+							 makeString(psprintf("%d", attnums[i])));
+	stmt->row = row;
+	stmt->timing = TRIGGER_TYPE_AFTER;
+	stmt->events = events;
+	address = CreateTriggerFiringOn(stmt, NULL, m->relid, InvalidOid,
+									InvalidOid, InvalidOid, function,
+									InvalidOid, NULL, true, false,
+									TRIGGER_FIRES_ALWAYS);
+	CommandCounterIncrement();
+	refit_twin_make_member(TriggerRelationId, address.objectId);
+	return address.objectId;
+}
+
+/* The oids of this migration's triggers on the table, with their rows' xmin. */
+static List *
+find_triggers(const RefitMigration *m, TransactionId *xmin, bool *always)
+{
+	Relation rel = table_open(TriggerRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+	List *result = NIL;
+
+	*xmin = InvalidTransactionId;
+	*always = true;
+	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(m->relid));
+	scan = systable_beginscan(rel, TriggerRelidNameIndexId, true, NULL, 1,
+							  &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+
+		if (!form->tgisinternal ||
+			strncmp(NameStr(form->tgname), TRIGGER_NAME,
+					strlen(TRIGGER_NAME)) != 0)
+			continue;
+		result = lappend_oid(result, form->oid);
+		*xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
+		if (form->tgenabled != TRIGGER_FIRES_ALWAYS ||
+			(m->rewrite.trigger_xmin != InvalidTransactionId &&
+			 *xmin != m->rewrite.trigger_xmin))
+			*always = false;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/* Copies a snapshot's view of transactions. */
+static void
+take_baseline(RefitBaseline *b)
+{
+	Snapshot s = GetLatestSnapshot();
+
+	b->xmin = s->xmin;
+	b->xmax = s->xmax;
+	b->overflowed = s->suboverflowed;
+	b->nxip = 0;
+	b->xip = palloc(sizeof(TransactionId) * (s->xcnt + s->subxcnt + 1));
+	for (uint32 i = 0; i < s->xcnt; i++)
+		b->xip[b->nxip++] = s->xip[i];
+	for (int32 i = 0; i < s->subxcnt; i++)
+		b->xip[b->nxip++] = s->subxip[i];
+}
+
+/* Phase capture: one try to install the triggers and take the baseline. */
+RefitOutcome
+refit_capture_install(RefitMigration *m, RefitBudget *budget)
+{
+	Oid function;
+	Relation rel;
+	bool always;
+	List *locks =
+		list_make1(refit_polite_lock_on(m->relid, ShareRowExclusiveLock));
+
+	if (!refit_polite_lock_try(m, locks))
+	{
+		budget->pause_ms = refit_polite_lock_backoff(m);
+		return REFIT_WAIT;
+	}
+	REFIT_FAULT("capture.locked");
+	refit_shape_check(m);
+	function = LookupFuncName(
+		list_make2(makeString(REFIT_SCHEMA), makeString("_capture")), 0, NULL,
+		false);
+	m->rewrite.trigger = create_trigger(
+		m, true, TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE,
+		function);
+	create_trigger(m, false, TRIGGER_TYPE_TRUNCATE, function);
+	find_triggers(m, &m->rewrite.trigger_xmin, &always);
+	take_baseline(&m->rewrite.baseline);
+
+	rel = table_open(m->relid, NoLock);
+	m->rewrite.filenode = rel->rd_rel->relfilenode;
+	m->progress.cursor = 0;
+	m->progress.cursor_end = RelationGetNumberOfBlocks(rel);
+	table_close(rel, NoLock);
+	m->rewrite.twin_blocks = 0;
+	refit_catalog_save_rewrite(m);
+	REFIT_FAULT("capture.installed");
+	return REFIT_NEXT;
+}
+
+/* Are the triggers as they were installed? */
+void
+refit_capture_check(const RefitMigration *m)
+{
+	TransactionId xmin;
+	bool always;
+	List *triggers = find_triggers(m, &xmin, &always);
+
+	if (list_length(triggers) != 2 || !always)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the capture triggers on %s were changed while its "
+						"migration was running",
+						refit_qualified_name(m->relid)),
+				 errdetail("Changes of rows may have been missed."),
+				 errhint("Start it again with refit.retry(" INT64_FORMAT ").",
+						 m->id)));
+}
+
+/* Is any of the triggers there? */
+bool
+refit_capture_is_there(const RefitMigration *m)
+{
+	TransactionId xmin;
+	bool always;
+
+	return find_triggers(m, &xmin, &always) != NIL;
+}
+
+/* Drops the triggers. */
+void
+refit_capture_remove(const RefitMigration *m)
+{
+	TransactionId xmin;
+	bool always;
+	ListCell *lc;
+
+	foreach (lc, find_triggers(m, &xmin, &always))
+	{
+		ObjectAddress object;
+
+		ObjectAddressSet(object, TriggerRelationId, lfirst_oid(lc));
+		performDeletion(&object, DROP_RESTRICT,
+						PERFORM_DELETION_INTERNAL |
+							PERFORM_DELETION_SKIP_EXTENSIONS);
+	}
+	CommandCounterIncrement();
+}
+
+/* When was this xid's work done?  The test of XidInMVCCSnapshot, on S0. */
+RefitAge
+refit_capture_age(const RefitBaseline *b, TransactionId xid)
+{
+	if (!TransactionIdIsNormal(xid) || TransactionIdPrecedes(xid, b->xmin))
+		return REFIT_BEFORE_CAPTURE;
+	if (TransactionIdFollowsOrEquals(xid, b->xmax))
+		return REFIT_AFTER_CAPTURE;
+	for (int i = 0; i < b->nxip; i++)
+		if (TransactionIdEquals(xid, b->xip[i]))
+			return REFIT_AFTER_CAPTURE;
+	return b->overflowed ? REFIT_AMBIGUOUS : REFIT_BEFORE_CAPTURE;
+}
+
+/* Roughly, entries in the logs: by their size. */
+int64
+refit_capture_pending(const RefitMigration *m)
+{
+	int64 result = 0;
+
+	for (int i = 0; i < REFIT_LOGS; i++)
+	{
+		Relation log = table_open(m->rewrite.logs[i], AccessShareLock);
+		BlockNumber pages;
+		double tuples;
+		double visible;
+
+		table_relation_estimate_size(log, NULL, &pages, &tuples, &visible);
+		if (RelationGetNumberOfBlocks(log) > 0)
+			result += (int64) tuples;
+		table_close(log, AccessShareLock);
+	}
+	return result;
+}
+
+/* Has a log an entry that anybody may still want? */
+static bool
+has_entries(Relation log)
+{
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan = table_beginscan(log, snapshot, 0, NULL);
+	TupleTableSlot *slot = table_slot_create(log, NULL);
+	bool result = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	return result;
+}
+
+/*
+ * Empties logs that can be emptied.
+ *
+ * With ACCESS EXCLUSIVE granted at once no open transaction has written to the
+ * log, so every entry is committed or aborted, and visible to a snapshot taken
+ * now if it was not applied.  The truncation is physical and needs no commit;
+ * therefore our own transaction must not have deleted anything, and the lock,
+ * which makes writers wait, is given back at once.
+ */
+void
+refit_capture_recycle(const RefitMigration *m)
+{
+	for (int i = 0; i < REFIT_LOGS; i++)
+	{
+		Relation log;
+		Oid toast;
+
+		if (!ConditionalLockRelationOid(m->rewrite.logs[i], /* private: */
+										AccessExclusiveLock))
+			continue;
+		log = table_open(m->rewrite.logs[i], NoLock);
+		toast = log->rd_rel->reltoastrelid;
+		if (RelationGetNumberOfBlocks(log) > 0 && !has_entries(log))
+		{
+			heap_truncate_one_rel(log);
+			if (OidIsValid(toast))
+				UnlockRelationOid(toast, AccessExclusiveLock);
+		}
+		table_close(log, NoLock);
+		UnlockRelationOid(m->rewrite.logs[i], AccessExclusiveLock);
+	}
+}

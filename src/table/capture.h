@@ -1,0 +1,82 @@
+/*-------------------------------------------------------------------------
+ *
+ * capture.h
+ *	  Recording which rows change while a rewrite is under way.
+ *
+ * Two triggers on the table, both ENABLE ALWAYS and named to fire last, write
+ * the key of every row inserted, updated or deleted, and a mark for TRUNCATE,
+ * to a log.  "This key is dirty" says only: look at the row's present state;
+ * so entries may come in any order and more than once.
+ *
+ * The baseline
+ *	  Capture is installed in a transaction of its own.  When its SHARE ROW
+ *	  EXCLUSIVE lock is granted no transaction has an open write on the table,
+ *	  since a writer keeps its lock to its end.  A snapshot taken at that moment
+ *	  therefore parts all row versions in two:
+ *	  - their xid is finished in it: written before capture was there;
+ *	  - in progress in it or later: written by a transaction that got its lock
+ *		after the triggers were committed, so the key is in the log.  That holds
+ *		for transactions that began, and even took their xid, before.
+ *	  Where subtransactions of a running transaction are missing from the
+ *	  snapshot the xids between its bounds cannot be told; they are ambiguous
+ *	  and treated as dirty, which is always safe.
+ *
+ * The logs
+ *	  Two of them, so that one can be emptied.  A writer takes the first one
+ *	  unless it has grown past a size; both are read.  An entry is deleted by
+ *	  the transaction that applies it.  A log whose entries are all gone, and
+ *	  that no open transaction has written to (its lock says so), is truncated,
+ *	  whatever old snapshots there are, since nobody reads it but us.
+ *
+ * Who waits: writers, for the lock budget at most, when capture is installed;
+ * for one ftruncate when a log is emptied.
+ *
+ * If the process dies: before commit there is no capture; after it the
+ * triggers go on logging until the migration goes on or is cancelled.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_CAPTURE_H
+#define REFIT_CAPTURE_H
+
+#include "refit.h"
+
+#include "executor/tuptable.h"
+#include "utils/rel.h"
+
+/* What the baseline says of a transaction. */
+typedef enum RefitAge
+{
+	REFIT_BEFORE_CAPTURE,
+	REFIT_AFTER_CAPTURE,
+	REFIT_AMBIGUOUS
+} RefitAge;
+
+/* Makes an empty log in the work schema for keys of that index. */
+extern Oid refit_capture_create_log(Relation source, Oid schema, Oid key_index,
+									int number);
+
+/* Phase capture: one try.  Fills m->rewrite. */
+extern RefitOutcome refit_capture_install(RefitMigration *m,
+										  RefitBudget *budget);
+/* Are the triggers as they were installed?  An ERROR if not. */
+extern void refit_capture_check(const RefitMigration *m);
+/* Drops the triggers; the caller holds ACCESS EXCLUSIVE.  None: no error. */
+extern void refit_capture_remove(const RefitMigration *m);
+/* Is any of the triggers there? */
+extern bool refit_capture_is_there(const RefitMigration *m);
+
+/* When was this xid's work done? */
+extern RefitAge refit_capture_age(const RefitBaseline *baseline,
+								  TransactionId xid);
+
+/* Marks the key of a row of the table dirty; log is open for writing. */
+extern void refit_capture_mark_dirty(Relation log, TupleTableSlot *row,
+									 int nkeys, const AttrNumber *attnums);
+
+/* Roughly, entries in the logs. */
+extern int64 refit_capture_pending(const RefitMigration *m);
+/* Empties logs that can be emptied.  In a transaction that applied nothing. */
+extern void refit_capture_recycle(const RefitMigration *m);
+
+#endif							/* REFIT_CAPTURE_H */

@@ -1,0 +1,535 @@
+/*-------------------------------------------------------------------------
+ *
+ * catchup.c
+ *	  Phase catchup: bringing the twin up to date with the capture logs.
+ *
+ * One batch, one snapshot: the dirty keys that it sees are deleted from the
+ * twin, then the rows that the table has for them in the same snapshot are
+ * transformed and inserted, and the log entries deleted.  A key says "look at
+ * the present state", so a batch can be any set of entries, in any order, and
+ * applying one twice does no harm.
+ *
+ * Unique indexes of the twin
+ *	  Delete first, insert after: with all visible entries in one batch the twin
+ *	  becomes what the table is in that snapshot, and the table obeys its own
+ *	  indexes.  A bounded batch can meet a row that another dirty key will
+ *	  remove; then all entries are taken at once.  A conflict that is left is a
+ *	  constraint added by the actions that the data violates: that is an error.
+ *
+ * TRUNCATE: its mark commits before any entry for a row written after it, so a
+ * snapshot that sees such an entry sees the mark.  The twin is emptied on the
+ * spot; should the transaction abort, the mark is still there and it is emptied
+ * again.
+ *
+ * If the process dies: the batch is gone, its entries are still in the log.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/heap.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/sortsupport.h"
+#include "utils/typcache.h"
+
+#include "job/catalog.h"
+#include "pass/governor.h"
+#include "table/actions.h"
+#include "table/capture.h"
+#include "table/catchup.h"
+#include "table/shape.h"
+#include "table/transform.h"
+#include "util/fault.h"
+
+/* Entries in the first bounded batch; later ones follow the clock. */
+#define FIRST_BATCH 5000
+#define SMALLEST_BATCH 500
+#define LARGEST_BATCH 1000000
+
+/* A complete batch that took less than this is followed by the cutover. */
+#define CUTOVER_BUDGET_MS 50
+
+/* Steps that may lose ground before we say that we do. */
+#define DIVERGING_STEPS 20
+
+/* One entry of a log. */
+typedef struct DirtyKey
+{
+	Datum *key;
+	ItemPointerData tid;
+	int log;
+} DirtyKey;
+
+/* One batch at work. */
+typedef struct CatchUp
+{
+	RefitMigration *m;
+	RefitBatch *batch;
+	Relation source;
+	Relation twin;
+	Relation logs[REFIT_LOGS];
+	Relation source_key; /* indexes */
+	Relation twin_key;
+	RefitTransform *transform;
+	Snapshot snapshot;
+	CommandId cid;
+	DirtyKey *entries;
+	int64 nentries;
+	int64 room;
+	SortSupport sort; /* per key column */
+	TupleTableSlot *row;	   /* of the table */
+	TupleTableSlot *key_row;   /* of the table, with only the key in it */
+	TupleTableSlot *twin_row;
+} CatchUp;
+
+/* Remembers an entry. */
+static void
+add_entry(CatchUp *c, TupleTableSlot *slot, int log)
+{
+	TupleDesc desc = slot->tts_tupleDescriptor;
+	DirtyKey *entry;
+
+	slot_getallattrs(slot);
+	if (slot->tts_isnull[0])
+		c->batch->truncated = true;
+	if (c->nentries == c->room)
+	{
+		c->room = Max(1024, c->room * 2);
+		c->entries =
+			c->entries == NULL
+				? palloc_extended(sizeof(DirtyKey) * c->room, MCXT_ALLOC_HUGE)
+				: repalloc_huge(c->entries, sizeof(DirtyKey) * c->room);
+	}
+	entry = &c->entries[c->nentries++];
+	entry->log = log;
+	entry->tid = slot->tts_tid;
+	entry->key = NULL;
+	if (slot->tts_isnull[0])
+		return;
+	entry->key = palloc(sizeof(Datum) * desc->natts);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		/* a long key stands out of line in the log */
+		entry->key[i] =
+			att->attlen == -1
+				? PointerGetDatum(PG_DETOAST_DATUM_COPY(slot->tts_values[i]))
+				: datumCopy(slot->tts_values[i], att->attbyval, att->attlen);
+	}
+}
+
+/* Collects the entries that the snapshot sees, up to the limit. */
+static void
+collect_entries(CatchUp *c)
+{
+	c->batch->complete = true;
+	for (int i = 0; i < REFIT_LOGS && c->batch->complete; i++)
+	{
+		TableScanDesc scan = table_beginscan(c->logs[i], c->snapshot, 0, NULL);
+		TupleTableSlot *slot = table_slot_create(c->logs[i], NULL);
+
+		while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		{
+			if (c->batch->limit > 0 && c->nentries >= c->batch->limit)
+			{
+				c->batch->complete = false;
+				break;
+			}
+			add_entry(c, slot, i);
+		}
+		ExecDropSingleTupleTableSlot(slot);
+		table_endscan(scan);
+	}
+	c->batch->entries = c->nentries;
+}
+
+/* Deletes the collected entries from the logs. */
+static void
+delete_entries(CatchUp *c)
+{
+	for (int64 i = 0; i < c->nentries; i++)
+		simple_heap_delete(c->logs[c->entries[i].log], &c->entries[i].tid);
+}
+
+/* Orders entries by key; marks of TRUNCATE come last. */
+static int
+compare_entries(const void *a, const void *b, void *arg)
+{
+	const DirtyKey *x = a;
+	const DirtyKey *y = b;
+	const CatchUp *c = arg;
+
+	if (x->key == NULL || y->key == NULL)
+		return (x->key == NULL) - (y->key == NULL);
+	for (int i = 0; i < c->transform->nkeys; i++)
+	{
+		int order = ApplySortComparator(x->key[i], false, y->key[i], false,
+										&c->sort[i]);
+
+		if (order != 0)
+			return order;
+	}
+	return 0;
+}
+
+/* Sorts the entries and keeps one of each key. */
+static void
+make_distinct(CatchUp *c)
+{
+	int64 kept = 0;
+
+	qsort_arg(c->entries, c->nentries, sizeof(DirtyKey), compare_entries, c);
+	for (int64 i = 0; i < c->nentries; i++)
+	{
+		if (c->entries[i].key == NULL)
+			break;
+		if (kept == 0 ||
+			compare_entries(&c->entries[kept - 1], &c->entries[i], c) != 0)
+			c->entries[kept++] = c->entries[i];
+	}
+	c->nentries = kept;
+	c->batch->keys = kept;
+}
+
+/* Prepares the comparison of keys, for order and distinctness. */
+static void
+prepare_sort(CatchUp *c)
+{
+	int nkeys = c->transform->nkeys;
+	TupleDesc desc = RelationGetDescr(c->source);
+
+	c->sort = palloc0(sizeof(SortSupportData) * nkeys);
+	for (int i = 0; i < nkeys; i++)
+	{
+		Form_pg_attribute att =
+			TupleDescAttr(desc, c->transform->key_attnums[i] - 1);
+		TypeCacheEntry *type =
+			lookup_type_cache(att->atttypid, TYPECACHE_LT_OPR);
+
+		c->sort[i].ssup_cxt = CurrentMemoryContext;
+		c->sort[i].ssup_collation = c->source_key->rd_indcollation[i];
+		c->sort[i].ssup_attno = i + 1;
+		PrepareSortSupportFromOrderingOp(type->lt_opr, &c->sort[i]);
+	}
+}
+
+/* Scan keys that find one key in an index. */
+static void
+prepare_scan_keys(Relation index, int nkeys, const Datum *key, ScanKey keys)
+{
+	for (int i = 0; i < nkeys; i++)
+	{
+		Oid type = index->rd_opcintype[i];
+		Oid operator= get_opfamily_member(index->rd_opfamily[i], type, type,
+										  BTEqualStrategyNumber);
+
+		if (!OidIsValid(operator))
+			elog(ERROR, "missing operator %d(%u,%u) in opfamily %u",
+				 BTEqualStrategyNumber, type, type, index->rd_opfamily[i]);
+		ScanKeyInit(&keys[i], i + 1, BTEqualStrategyNumber,
+					get_opcode(operator), key[i]);
+		keys[i].sk_collation = index->rd_indcollation[i];
+	}
+}
+
+/* Finds the row with a key that the snapshot sees. */
+static bool
+find_row(IndexScanDesc scan, Relation index, int nkeys, const Datum *key,
+		 TupleTableSlot *slot)
+{
+	ScanKeyData keys[INDEX_MAX_KEYS];
+
+	prepare_scan_keys(index, nkeys, key, keys);
+	index_rescan(scan, keys, nkeys, NULL, 0);
+	return index_getnext_slot(scan, ForwardScanDirection, slot);
+}
+
+/* The twin's key for an entry's key. */
+static void
+twin_key_of(CatchUp *c, const Datum *key, Datum *result)
+{
+	TupleTableSlot *slot = c->key_row;
+
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true,
+		   slot->tts_tupleDescriptor->natts * sizeof(bool));
+	for (int i = 0; i < c->transform->nkeys; i++)
+	{
+		slot->tts_values[c->transform->key_attnums[i] - 1] = key[i];
+		slot->tts_isnull[c->transform->key_attnums[i] - 1] = false;
+	}
+	ExecStoreVirtualTuple(slot);
+	refit_transform_key(c->transform, slot, result);
+}
+
+/* Deletes the dirty keys' rows from the twin. */
+static void
+delete_rows(CatchUp *c)
+{
+	int nkeys = c->transform->nkeys;
+	IndexScanDesc scan =
+		refit_index_beginscan(c->twin, c->twin_key, c->snapshot, nkeys);
+
+	for (int64 i = 0; i < c->nentries; i++)
+	{
+		Datum key[INDEX_MAX_KEYS];
+
+		CHECK_FOR_INTERRUPTS();
+		ResetPerTupleExprContext(c->transform->estate);
+		twin_key_of(c, c->entries[i].key, key);
+		if (find_row(scan, c->twin_key, nkeys, key, c->twin_row))
+			simple_table_tuple_delete(c->twin, &c->twin_row->tts_tid,
+									  c->snapshot);
+	}
+	ExecClearTuple(c->twin_row);
+	index_endscan(scan);
+}
+
+/* Inserts one row into the twin and its indexes. */
+static void
+insert_row(CatchUp *c, TupleTableSlot *row)
+{
+	List *recheck;
+
+	ExecCopySlot(c->twin_row, refit_transform_row(c->transform, row));
+	table_tuple_insert(c->twin, c->twin_row, c->cid, 0, NULL);
+	recheck = refit_insert_index_tuples(c->transform->result_rel, c->twin_row,
+										c->transform->estate);
+
+	/* a deferrable constraint that may be violated; nobody checks it later */
+	if (recheck != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 errmsg("duplicate key value violates unique constraint \"%s\"",
+						get_rel_name(linitial_oid(recheck)))));
+}
+
+/* Inserts the rows that the table has for the dirty keys. */
+static void
+insert_rows(CatchUp *c)
+{
+	int nkeys = c->transform->nkeys;
+	IndexScanDesc scan =
+		refit_index_beginscan(c->source, c->source_key, c->snapshot, nkeys);
+
+	for (int64 i = 0; i < c->nentries; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!find_row(scan, c->source_key, nkeys, c->entries[i].key, c->row))
+			continue;
+		c->transform->input = c->row;
+		insert_row(c, c->row);
+	}
+	ExecClearTuple(c->row);
+	index_endscan(scan);
+}
+
+/* Opens what a batch needs. */
+static CatchUp *
+begin_batch(RefitMigration *m, RefitBatch *batch)
+{
+	CatchUp *c = palloc0(sizeof(CatchUp));
+	AlterTableStmt *stmt = strcmp(m->kind, "alter_table") == 0
+							   ? refit_actions_parse(m->definition)
+							   : NULL;
+	Oid twin_key;
+
+	c->m = m;
+	c->batch = batch;
+	c->source = table_open(m->relid, AccessShareLock);
+	c->twin = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
+	for (int i = 0; i < REFIT_LOGS; i++)
+		c->logs[i] = table_open(m->rewrite.logs[i], RowExclusiveLock);
+	c->transform = refit_transform_open(c->source, c->twin, stmt,
+										m->search_path, m->rewrite.key_index);
+	c->source_key = index_open(m->rewrite.key_index, AccessShareLock);
+	twin_key = refit_shape_find_index(c->twin, c->transform->nkeys,
+									  c->transform->key_attnums);
+	if (!OidIsValid(twin_key))
+		elog(ERROR, "twin of migration " INT64_FORMAT " has no key", m->id);
+	c->twin_key = index_open(twin_key, RowExclusiveLock);
+	ExecOpenIndices(c->transform->result_rel, false);
+	c->row = table_slot_create(c->source, NULL);
+	c->key_row = MakeSingleTupleTableSlot(RelationGetDescr(c->source),
+										  &TTSOpsVirtual);
+	c->twin_row = table_slot_create(c->twin, NULL);
+	c->cid = GetCurrentCommandId(true);
+	prepare_sort(c);
+	return c;
+}
+
+/* Closes it again. */
+static void
+end_batch(CatchUp *c)
+{
+	ExecDropSingleTupleTableSlot(c->row);
+	ExecDropSingleTupleTableSlot(c->key_row);
+	ExecDropSingleTupleTableSlot(c->twin_row);
+	index_close(c->twin_key, NoLock);
+	index_close(c->source_key, NoLock);
+	refit_transform_close(c->transform);
+	for (int i = 0; i < REFIT_LOGS; i++)
+		table_close(c->logs[i], NoLock);
+	table_close(c->twin, NoLock);
+	table_close(c->source, NoLock);
+}
+
+/* The work of a batch, under its snapshot. */
+static void
+work_batch(CatchUp *c)
+{
+	collect_entries(c);
+	if (c->nentries == 0)
+		return;
+	delete_entries(c);
+	make_distinct(c);
+	if (c->batch->truncated)
+		heap_truncate_one_rel(c->twin);
+	else
+		delete_rows(c);
+	REFIT_FAULT("catchup.deleted");
+	insert_rows(c);
+	CommandCounterIncrement();
+}
+
+/* Applies one batch. */
+void
+refit_catchup_apply(RefitMigration *m, RefitBatch *batch)
+{
+	CatchUp *c = begin_batch(m, batch);
+
+	c->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	PushActiveSnapshot(c->snapshot);
+	PG_TRY();
+	{
+		work_batch(c);
+	}
+	PG_CATCH();
+	{
+		refit_transform_note_failure(c->transform);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	PopActiveSnapshot();
+	UnregisterSnapshot(c->snapshot);
+	end_batch(c);
+}
+
+/*
+ * Applies one batch in a subtransaction.  False: it met a conflict that more
+ * entries may solve, and did nothing.
+ */
+static bool
+try_batch(RefitMigration *m, RefitBatch *batch)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	bool result = true;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(context);
+		refit_catchup_apply(m, batch);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (batch->complete ||
+			(edata->sqlerrcode != ERRCODE_UNIQUE_VIOLATION &&
+			 edata->sqlerrcode != ERRCODE_EXCLUSION_VIOLATION))
+			ReThrowError(edata);
+		(void) refit_transform_take_failure();
+		result = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return result;
+}
+
+/* The next batch's limit, from how long this one took. */
+static int64
+next_limit(const RefitBatch *batch, const RefitBudget *budget, double ms)
+{
+	double factor = Min(Max(budget->chunk_ms / Max(ms, 1.0), 0.25), 2.0);
+
+	return (int64) Min(Max(batch->limit * factor, SMALLEST_BATCH),
+					   LARGEST_BATCH);
+}
+
+/* Says so when the log grows faster than we apply it. */
+static void
+note_convergence(RefitMigration *m, const RefitBatch *batch, double ms)
+{
+	RefitProgress *p = &m->progress;
+	int64 before = p->pending;
+
+	p->pending = batch->complete ? 0 : refit_capture_pending(m);
+	p->cursor_end = batch->complete || p->pending <= before
+						? 0
+						: p->cursor_end + 1;
+	if (p->cursor_end < DIVERGING_STEPS)
+		return;
+	p->cursor_end = 0;
+	p->message = psprintf("not converging: " INT64_FORMAT
+						  " changes pending, applying %.0f a second",
+						  p->pending, batch->keys * 1000.0 / Max(ms, 1.0));
+	refit_catalog_event(m, "catchup", p->message, NULL);
+}
+
+/*
+ * One batch.  In this phase progress.cursor is the limit of the next batch,
+ * -1 for none, and cursor_end counts the steps that lost ground.
+ */
+RefitOutcome
+refit_catchup_step(RefitMigration *m, RefitBudget *budget)
+{
+	RefitBatch batch = {0};
+	instr_time now;
+	double ms;
+
+	if (m->progress.cursor == 0)
+		m->progress.cursor = FIRST_BATCH;
+	batch.limit = m->progress.cursor < 0 ? 0 : m->progress.cursor;
+
+	refit_shape_check(m);
+	refit_capture_check(m);
+	refit_capture_recycle(m);
+	if (!try_batch(m, &batch))
+	{
+		m->progress.cursor = -1;
+		return REFIT_MORE;
+	}
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, budget->start);
+	ms = INSTR_TIME_GET_MILLISEC(now);
+
+	note_convergence(m, &batch, ms);
+	m->progress.rows_done += batch.keys;
+	m->progress.rows_total = m->progress.rows_done + m->progress.pending;
+	m->progress.cursor =
+		next_limit(&batch, budget, ms) * (batch.limit > 0 ? 1 : 0);
+	REFIT_FAULT("catchup.batch");
+	if (batch.complete && ms < CUTOVER_BUDGET_MS)
+		return REFIT_NEXT;
+	return REFIT_MORE;
+}

@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ *
+ * catchup.h
+ *	  Phase catchup: bringing the twin up to date with the capture logs.
+ *
+ * Locks: ACCESS SHARE on the table for one batch.  Snapshot: one a batch.
+ * cutover.c calls refit_catchup_apply for the last batch, under its own lock:
+ * the one place where a step uses another.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_CATCHUP_H
+#define REFIT_CATCHUP_H
+
+#include "refit.h"
+
+/* What a batch did. */
+typedef struct RefitBatch
+{
+	int64 limit;	/* entries to take at most; 0: all */
+	int64 entries;	/* entries taken */
+	int64 keys;		/* distinct keys among them */
+	bool complete;	/* all visible entries were taken */
+	bool truncated; /* a TRUNCATE was among them */
+} RefitBatch;
+
+extern RefitOutcome refit_catchup_step(RefitMigration *m, RefitBudget *budget);
+
+/* Applies one batch in the caller's transaction. */
+extern void refit_catchup_apply(RefitMigration *m, RefitBatch *batch);
+
+#endif							/* REFIT_CATCHUP_H */

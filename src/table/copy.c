@@ -1,0 +1,345 @@
+/*-------------------------------------------------------------------------
+ *
+ * copy.c
+ *	  Phase copy: filling the twin, chunk by chunk in physical order.
+ *
+ * Which rows
+ *	  A chunk looks at the row versions that its own snapshot sees in a range
+ *	  of blocks.  With the baseline (see capture.h):
+ *	  - not frozen: finished before capture, copy it; otherwise its key is in
+ *		the log, skip it;
+ *	  - frozen: the raw xmin may be of any age.  No normal xid, outside the
+ *		window from the baseline's xmin to the next xid, or finished before
+ *		capture: copy it.  Otherwise it is new and was frozen since, or exactly
+ *		2^32 old: skip it and mark its key dirty;
+ *	  - ambiguous (see capture.h): skip it and mark its key dirty.
+ *	  Every row that exists at the end was either written before capture and
+ *	  not touched since, then its one version stands in one block and is copied
+ *	  when that block is read; or its key is dirty.  No key is copied twice: a
+ *	  version written before capture stands in one place only, and of one key at
+ *	  most one such version is visible to any snapshot taken since, all versions
+ *	  that replace it being new.  A row that is copied and changed later is in
+ *	  the log.  Blocks behind the end noted when capture was installed hold new
+ *	  versions only.
+ *
+ * Exactly once
+ *	  Rows go in frozen, which makes the twin all-visible from the start, but
+ *	  means that they outlive an aborted chunk.  So the length of the twin is
+ *	  committed with each chunk, a chunk cuts the twin to that length before it
+ *	  begins, and begins on a new page, so that no page holds rows of two
+ *	  chunks.  Values out of line of an aborted chunk stay behind as
+ *	  unreferenced space, one chunk's worth a crash at most.
+ *
+ * If the table's storage was exchanged (VACUUM FULL, CLUSTER, TRUNCATE) the
+ * copy starts again.  The baseline stays true: these commands keep xmin.  So
+ * does it after a crash that emptied an unlogged twin.
+ *
+ * If the process dies: the chunk's transaction is gone, the next one cuts the
+ * twin back.  A commit that was lost with synchronous_commit = off is the same.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/hio.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/heap.h"
+#include "catalog/storage.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "job/catalog.h"
+#include "pass/governor.h"
+#include "table/actions.h"
+#include "table/capture.h"
+#include "table/copy.h"
+#include "table/shape.h"
+#include "table/transform.h"
+#include "util/fault.h"
+
+/* Blocks scanned before the clock is looked at, if no row makes us sooner. */
+#define EXTENT_BLOCKS 64
+
+/* Rows and bytes that go into one multi-insert. */
+#define BATCH_ROWS 1000
+#define BATCH_BYTES (1024 * 1024)
+
+/* One chunk at work. */
+typedef struct CopyChunk
+{
+	RefitMigration *m;
+	RefitBudget *budget;
+	Relation source;
+	Relation twin;
+	Relation log; /* opened for the first dirty key */
+	RefitTransform *transform;
+	TransactionId next_xid; /* end of the window for frozen rows */
+	BulkInsertState bulk;
+	CommandId cid;
+	MemoryContext batch_context;
+	TupleTableSlot *slots[BATCH_ROWS];
+	int nslots; /* made */
+	int nrows;	/* filled */
+	Size nbytes;
+	int64 copied;
+} CopyChunk;
+
+/* The chunk's work on one row version. */
+typedef enum RowFate
+{
+	ROW_COPY,
+	ROW_SKIP,
+	ROW_DIRTY
+} RowFate;
+
+/* Decides about a version that the chunk's snapshot sees. */
+static RowFate
+row_fate(const CopyChunk *c, HeapTupleHeader header)
+{
+	const RefitBaseline *baseline = &c->m->rewrite.baseline;
+	TransactionId xmin = HeapTupleHeaderGetRawXmin(header);
+	bool frozen = HeapTupleHeaderXminFrozen(header);
+
+	if (frozen && (!TransactionIdIsNormal(xmin) ||
+				   xmin - baseline->xmin >= c->next_xid - baseline->xmin))
+		return ROW_COPY;
+	switch (refit_capture_age(baseline, xmin))
+	{
+		case REFIT_BEFORE_CAPTURE:
+			return ROW_COPY;
+		case REFIT_AFTER_CAPTURE:
+			return frozen ? ROW_DIRTY : ROW_SKIP;
+		case REFIT_AMBIGUOUS:
+			return ROW_DIRTY;
+	}
+	return ROW_DIRTY;
+}
+
+/* Writes the batch. */
+static void
+flush_batch(CopyChunk *c)
+{
+	if (c->nrows == 0)
+		return;
+	table_multi_insert(c->twin, c->slots, c->nrows, c->cid,
+					   TABLE_INSERT_FROZEN | TABLE_INSERT_SKIP_FSM, c->bulk);
+	for (int i = 0; i < c->nrows; i++)
+		ExecClearTuple(c->slots[i]);
+	c->copied += c->nrows;
+	c->nrows = 0;
+	c->nbytes = 0;
+	MemoryContextReset(c->batch_context);
+}
+
+/* Transforms a row and adds it to the batch. */
+static void
+copy_row(CopyChunk *c, TupleTableSlot *row)
+{
+	TupleTableSlot *result = refit_transform_row(c->transform, row);
+	MemoryContext old = MemoryContextSwitchTo(c->batch_context);
+	HeapTuple tuple = ExecCopySlotHeapTuple(result);
+
+	MemoryContextSwitchTo(old);
+	if (c->nrows == c->nslots)
+		c->slots[c->nslots++] = MakeSingleTupleTableSlot(
+			RelationGetDescr(c->twin), &TTSOpsHeapTuple);
+	ExecStoreHeapTuple(tuple, c->slots[c->nrows++], true);
+	c->nbytes += tuple->t_len;
+	if (c->nrows == BATCH_ROWS || c->nbytes >= BATCH_BYTES)
+		flush_batch(c);
+}
+
+/* Marks a row's key dirty. */
+static void
+mark_dirty(CopyChunk *c, TupleTableSlot *row)
+{
+	if (c->log == NULL)
+		c->log = table_open(c->m->rewrite.logs[0], RowExclusiveLock);
+	refit_capture_mark_dirty(c->log, row, c->transform->nkeys,
+							 c->transform->key_attnums);
+}
+
+/* Copies one range of blocks; stops at a block boundary when time is up. */
+static BlockNumber
+copy_extent(CopyChunk *c, TableScanDesc scan, TupleTableSlot *row,
+			BlockNumber from, BlockNumber end)
+{
+	BlockNumber block = from;
+
+	heap_setscanlimits(scan, from, end - from);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		BufferHeapTupleTableSlot *tuple = (BufferHeapTupleTableSlot *) row;
+		BlockNumber at = ItemPointerGetBlockNumber(&row->tts_tid);
+
+		if (at != block)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (at > from && refit_governor_step_over(c->budget))
+				return at;
+			block = at;
+		}
+		switch (row_fate(c, tuple->base.tuple->t_data))
+		{
+			case ROW_COPY:
+				copy_row(c, row);
+				break;
+			case ROW_DIRTY:
+				mark_dirty(c, row);
+				break;
+			case ROW_SKIP:
+				break;
+		}
+	}
+	return end;
+}
+
+/* Copies from the cursor until the budget is spent. */
+static void
+copy_blocks(CopyChunk *c)
+{
+	RefitProgress *p = &c->m->progress;
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan;
+	TupleTableSlot *row = table_slot_create(c->source, NULL);
+	BlockNumber end =
+		Min(p->cursor_end, RelationGetNumberOfBlocks(c->source));
+
+	PushActiveSnapshot(snapshot);
+	scan = table_beginscan_strat(c->source, snapshot, 0, NULL, true, false);
+	while (p->cursor < end)
+	{
+		p->cursor = copy_extent(c, scan, row, p->cursor,
+								Min(end, p->cursor + EXTENT_BLOCKS));
+		if (refit_governor_step_over(c->budget))
+			break;
+		table_rescan(scan, NULL);
+	}
+	flush_batch(c);
+	if (p->cursor >= end)
+		p->cursor = p->cursor_end;
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(row);
+	PopActiveSnapshot();
+	UnregisterSnapshot(snapshot);
+}
+
+/* Starts the copy from the beginning. */
+static void
+start_again(CopyChunk *c, const char *why)
+{
+	RefitMigration *m = c->m;
+
+	heap_truncate_one_rel(c->twin);
+	m->rewrite.filenode = c->source->rd_rel->relfilenode;
+	m->rewrite.twin_blocks = 0;
+	m->progress.cursor = 0;
+	m->progress.cursor_end = RelationGetNumberOfBlocks(c->source);
+	m->progress.rows_done = 0;
+	refit_catalog_event(m, "restart", why, NULL);
+}
+
+/* Brings the twin to the state of the last committed chunk. */
+static void
+prepare_twin(CopyChunk *c)
+{
+	RefitMigration *m = c->m;
+	BlockNumber length = RelationGetNumberOfBlocks(c->twin);
+
+	if (c->source->rd_rel->relfilenode != m->rewrite.filenode)
+		start_again(c, "the table was rewritten or truncated: the copy starts "
+					   "again");
+	else if (length < m->rewrite.twin_blocks)
+		start_again(c, "the unlogged twin was emptied by a crash: the copy "
+					   "starts again");
+	else if (length > m->rewrite.twin_blocks)
+		RelationTruncate(c->twin, m->rewrite.twin_blocks);
+	if (m->rewrite.twin_blocks > 0)
+		RelationSetTargetBlock(c->twin, refit_extend_by_page(c->twin));
+}
+
+/* Opens what a chunk needs. */
+static CopyChunk *
+begin_chunk(RefitMigration *m, RefitBudget *budget)
+{
+	CopyChunk *c = palloc0(sizeof(CopyChunk));
+	AlterTableStmt *stmt = m->definition[0] != '\0' &&
+								   strcmp(m->kind, "alter_table") == 0
+							   ? refit_actions_parse(m->definition)
+							   : NULL;
+
+	c->m = m;
+	c->budget = budget;
+	c->source = table_open(m->relid, AccessShareLock);
+	c->twin = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
+	c->next_xid = XidFromFullTransactionId(ReadNextFullTransactionId());
+	c->transform = refit_transform_open(c->source, c->twin, stmt,
+										m->search_path, m->rewrite.key_index);
+	c->bulk = GetBulkInsertState();
+	c->cid = GetCurrentCommandId(true);
+	c->batch_context = AllocSetContextCreate(
+		CurrentMemoryContext, "pg_refit copy batch", ALLOCSET_DEFAULT_SIZES);
+	return c;
+}
+
+/* Closes what a chunk opened, and brings the counters up to date. */
+static void
+end_chunk(CopyChunk *c)
+{
+	RefitMigration *m = c->m;
+
+	FreeBulkInsertState(c->bulk);
+	table_finish_bulk_insert(c->twin,
+							 TABLE_INSERT_FROZEN | TABLE_INSERT_SKIP_FSM);
+	for (int i = 0; i < c->nslots; i++)
+		ExecDropSingleTupleTableSlot(c->slots[i]);
+	refit_transform_close(c->transform);
+	m->rewrite.twin_blocks = RelationGetNumberOfBlocks(c->twin);
+	m->progress.rows_done += c->copied;
+	m->progress.bytes_done = m->progress.cursor * BLCKSZ;
+	m->progress.bytes_total = m->progress.cursor_end * BLCKSZ;
+	if (m->progress.cursor > 0 && m->progress.rows_done > 0)
+		m->progress.rows_total = (int64) ((double) m->progress.rows_done *
+										  m->progress.cursor_end /
+										  m->progress.cursor);
+	if (c->log != NULL)
+		table_close(c->log, NoLock);
+	table_close(c->twin, NoLock);
+	table_close(c->source, NoLock);
+}
+
+/* One chunk. */
+RefitOutcome
+refit_copy_step(RefitMigration *m, RefitBudget *budget)
+{
+	CopyChunk *c;
+
+	c = begin_chunk(m, budget);
+	refit_shape_check(m);
+	prepare_twin(c);
+	PG_TRY();
+	{
+		copy_blocks(c);
+	}
+	PG_CATCH();
+	{
+		refit_transform_note_failure(c->transform);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	end_chunk(c);
+	REFIT_FAULT("copy.chunk");
+	m->progress.pending = refit_capture_pending(m);
+	refit_catalog_save_rewrite(m);
+	if (m->progress.cursor < m->progress.cursor_end)
+		return REFIT_MORE;
+	REFIT_FAULT("copy.done");
+	return REFIT_NEXT;
+}

@@ -1,0 +1,214 @@
+/*-------------------------------------------------------------------------
+ *
+ * cutover.c
+ *	  Phase cutover: swap – alter – swap.
+ *
+ * In one transaction, under ACCESS EXCLUSIVE:
+ *	 1. apply what is left in the log;
+ *	 2. swap the storage of the table with the blank, an empty table of the old
+ *		definition: now the table is empty;
+ *	 3. drop the capture triggers, unhook views, suspend foreign keys;
+ *	 4. run the user's ALTER TABLE on it: every catalog change is PostgreSQL's
+ *		own and takes no time;
+ *	 5. swap the storage with the twin, which has the rows in the new
+ *		definition; carry statistics over; put the views back.
+ * The table is the same pg_class row all the time, so what refers to it never
+ * notices.
+ *
+ * If the process dies: before commit nothing has happened, the triggers are
+ * still there and the migration goes on with catching up; after it the phase
+ * says that the change is done.  Which it was is read from the row, which is
+ * part of the transaction.
+ *
+ * Who waits: everybody who uses the table, from the grant of the locks to the
+ * end of the commit, and for refit.lock_timeout at most before that.
+ *
+ * Whose rights: the owner's, event triggers included.  Catalog rows are written
+ * with low-level functions, views parsed as superuser.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+
+#include "job/catalog.h"
+#include "table/actions.h"
+#include "table/capture.h"
+#include "table/catchup.h"
+#include "table/cutover.h"
+#include "table/dependents.h"
+#include "table/shape.h"
+#include "table/swap.h"
+#include "table/twin.h"
+#include "util/fault.h"
+#include "util/polite_lock.h"
+
+/* Entries that may be left for the batch under the lock. */
+#define MOST_PENDING 2000
+
+static instr_time lock_granted;
+static double lock_ms = -1;
+static bool lock_is_held = false;
+
+/* Takes the time at the end of the cutover's commit, or forgets it. */
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	instr_time now;
+
+	if (!lock_is_held)
+		return;
+	lock_is_held = false;
+	if (event != XACT_EVENT_COMMIT)
+		return;
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, lock_granted);
+	lock_ms = INSTR_TIME_GET_MILLISEC(now);
+}
+
+/* Notes that the locks are held from now on. */
+static void
+start_clock(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		RegisterXactCallback(at_transaction_end, NULL);
+	registered = true;
+	INSTR_TIME_SET_CURRENT(lock_granted);
+	lock_is_held = true;
+}
+
+/* How long the last cutover of this process held its locks. */
+double
+refit_cutover_take_lock_ms(void)
+{
+	double result = lock_ms;
+
+	lock_ms = -1;
+	return result;
+}
+
+/* The indexes of the table and of the blank, in pairs. */
+static void
+pair_blank_indexes(const RefitMigration *m, List **table_indexes,
+				   List **blank_indexes)
+{
+	Relation rel = table_open(m->relid, NoLock);
+	ListCell *lc;
+
+	*table_indexes = list_copy(RelationGetIndexList(rel));
+	*blank_indexes = NIL;
+	table_close(rel, NoLock);
+	foreach (lc, *table_indexes)
+	{
+		Oid index = refit_twin_blank_index(m->rewrite.blank, lfirst_oid(lc));
+
+		if (!OidIsValid(index))
+			elog(ERROR, "index %u has no partner in the blank",
+				 lfirst_oid(lc));
+		*blank_indexes = lappend_oid(*blank_indexes, index);
+	}
+}
+
+/* Step 2: makes the table empty. */
+static void
+swap_with_blank(RefitMigration *m)
+{
+	List *table_indexes;
+	List *blank_indexes;
+
+	pair_blank_indexes(m, &table_indexes, &blank_indexes);
+	refit_swap_storage(m->relid, m->rewrite.blank, table_indexes,
+					   blank_indexes);
+}
+
+/* Steps 3 and 4: the user's ALTER TABLE, between what it must not touch. */
+static void
+alter_empty_table(RefitMigration *m, const AlterTableStmt *stmt)
+{
+	List *foreign_keys = refit_dependents_foreign_keys(m->relid);
+	List *views = refit_dependents_detach_views(m->relid, stmt);
+
+	refit_dependents_suspend_foreign_keys(m, stmt);
+	refit_actions_run_public(stmt, m->relid, m->definition, m->search_path);
+	REFIT_FAULT("cutover.altered");
+	refit_dependents_adjust_sequences(m->relid, m->rewrite.twin, stmt);
+	refit_dependents_owe_new_foreign_keys(m, foreign_keys);
+	refit_dependents_attach_views(views);
+}
+
+/* Step 5: puts the twin's storage in place, with what is known about it. */
+static void
+swap_with_twin(RefitMigration *m)
+{
+	List *table_indexes;
+	List *twin_indexes;
+	ListCell *lc_table;
+	ListCell *lc_twin;
+
+	refit_swap_check_layout(m->relid, m->rewrite.twin);
+	refit_swap_pair_indexes(m->relid, m->rewrite.twin, &table_indexes,
+							&twin_indexes);
+	refit_swap_storage(m->relid, m->rewrite.twin, table_indexes, twin_indexes);
+	refit_swap_copy_statistics(m->rewrite.twin, m->relid);
+	forboth(lc_table, table_indexes, lc_twin, twin_indexes)
+		refit_swap_copy_statistics(lfirst_oid(lc_twin), lfirst_oid(lc_table));
+}
+
+/* Locks what the cutover touches; false: not now. */
+static bool
+lock_everything(RefitMigration *m, const AlterTableStmt *stmt)
+{
+	List *locks = refit_dependents_locks(m->relid, stmt);
+
+	locks = lappend(locks, refit_polite_lock_on(m->relid, AccessExclusiveLock));
+	locks = lappend(
+		locks, refit_polite_lock_on(m->rewrite.twin, AccessExclusiveLock));
+	locks = lappend(
+		locks, refit_polite_lock_on(m->rewrite.blank, AccessExclusiveLock));
+	return refit_polite_lock_try(m, locks);
+}
+
+/* One try. */
+RefitOutcome
+refit_cutover_step(RefitMigration *m, RefitBudget *budget)
+{
+	AlterTableStmt *stmt = strcmp(m->kind, "alter_table") == 0
+							   ? refit_actions_parse(m->definition)
+							   : NULL;
+	RefitBatch batch = {0};
+
+	m->cutover_attempts++;
+	m->next_phase = "catchup";
+	if (refit_capture_pending(m) > MOST_PENDING)
+		return REFIT_RETURN;
+	if (!lock_everything(m, stmt))
+	{
+		budget->pause_ms = refit_polite_lock_backoff(m);
+		return REFIT_RETURN;
+	}
+	start_clock();
+	REFIT_FAULT("cutover.locked");
+	refit_shape_check(m);
+	refit_capture_check(m);
+	refit_catchup_apply(m, &batch);
+	REFIT_FAULT("cutover.applied");
+	refit_capture_remove(m);
+	if (stmt != NULL)
+	{
+		swap_with_blank(m);
+		REFIT_FAULT("cutover.emptied");
+		alter_empty_table(m, stmt);
+	}
+	swap_with_twin(m);
+	REFIT_FAULT("cutover.swapped");
+	return REFIT_NEXT;
+}

@@ -1,0 +1,427 @@
+/*-------------------------------------------------------------------------
+ *
+ * plan.c
+ *	  How a migration will be done, found by trying it.  See plan.h.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_constraint.h"
+#include "commands/extension.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/resowner.h"
+#include "utils/syscache.h"
+
+#include "table/actions.h"
+#include "table/dependents.h"
+#include "table/plan.h"
+#include "table/shape.h"
+#include "table/transform.h"
+#include "table/twin.h"
+#include "util/sqlutil.h"
+
+/* What a table looks like before and after the actions. */
+typedef struct TwinState
+{
+	Oid filenode;
+	char persistence;
+	List *index_filenodes;
+	List *checks;	/* oids of valid CHECK constraints */
+	List *check_names;
+	int natts;
+	int not_null; /* NOT NULL columns among the first natts */
+} TwinState;
+
+/* Refuses a kind of relation. */
+static void
+refuse_kind(Relation rel, const char *what, const char *hint)
+{
+	ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					errmsg("\"%s\" is %s", RelationGetRelationName(rel), what),
+					errdetail("Online changes work on ordinary tables."),
+					hint != NULL ? errhint("%s", hint) : 0));
+}
+
+/* Refuses relations that are no ordinary tables. */
+static void
+check_kind(Relation rel)
+{
+	switch (rel->rd_rel->relkind)
+	{
+		case RELKIND_RELATION:
+			break;
+		case RELKIND_PARTITIONED_TABLE:
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("\"%s\" is a partitioned table",
+							RelationGetRelationName(rel)),
+					 errdetail("Partition trees are not supported yet."),
+					 errhint("Use a plain ALTER TABLE.")));
+			break;
+		case RELKIND_VIEW:
+			refuse_kind(rel, "a view", "Name the table that it reads.");
+			break;
+		case RELKIND_MATVIEW:
+			refuse_kind(rel, "a materialized view",
+						"Use REFRESH MATERIALIZED VIEW CONCURRENTLY.");
+			break;
+		case RELKIND_FOREIGN_TABLE:
+			refuse_kind(rel, "a foreign table",
+						"Change it on the server where its rows are.");
+			break;
+		default:
+			refuse_kind(rel, "not a table", NULL);
+	}
+	if (IsCatalogRelation(rel) || IsToastRelation(rel))
+		refuse_kind(rel, "a system catalog", NULL);
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		refuse_kind(rel, "a temporary table",
+					"Nobody else uses it: run a plain ALTER TABLE.");
+	if (rel->rd_tableam != GetHeapamTableAmRoutine())
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("\"%s\" does not use the heap access method",
+							   RelationGetRelationName(rel))));
+}
+
+/* Refuses relations whose place among others we cannot keep. */
+static void
+check_relatives(Relation rel)
+{
+	const char *name = RelationGetRelationName(rel);
+	ListCell *lc;
+
+	if (rel->rd_rel->relispartition || has_superclass(RelationGetRelid(rel)) ||
+		has_subclass(RelationGetRelid(rel)))
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("\"%s\" is part of an inheritance or partition "
+							   "tree",
+							   name),
+						errdetail("Such trees are not supported yet."),
+						errhint("Use a plain ALTER TABLE.")));
+	if (OidIsValid(rel->rd_rel->reloftype))
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("\"%s\" is a typed table", name),
+						errhint("Alter its type instead.")));
+	foreach (lc, RelationGetIndexList(rel))
+	{
+		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
+		bool valid = index->rd_index->indisvalid;
+
+		index_close(index, NoLock);
+		if (!valid)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("index \"%s\" of \"%s\" is invalid",
+							get_rel_name(lfirst_oid(lc)), name),
+					 errdetail("A CREATE INDEX CONCURRENTLY has failed, or is "
+							   "still running."),
+					 errhint("Drop or rebuild that index first.")));
+	}
+}
+
+/* An ERROR unless this is a table that can be worked, by the caller. */
+void
+refit_plan_check_table(Oid relid)
+{
+	Relation rel = relation_open(relid, AccessShareLock);
+
+	check_kind(rel);
+	if (!refit_owns_relation(relid))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
+					   RelationGetRelationName(rel));
+	if (OidIsValid(getExtensionOfObject(RelationRelationId, relid)) &&
+		RelationGetNamespace(rel) == get_namespace_oid(REFIT_SCHEMA, true))
+		refuse_kind(rel, "one of pg_refit's own tables", NULL);
+	check_relatives(rel);
+	relation_close(rel, NoLock);
+}
+
+/* The valid CHECK constraints of a table. */
+static void
+collect_checks(Oid relid, TwinState *state)
+{
+	Relation rel = table_open(relid, NoLock);
+	TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	for (int i = 0; constr != NULL && i < constr->num_check; i++)
+	{
+		char *name = constr->check[i].ccname;
+
+		if (!constr->check[i].ccvalid)
+			continue;
+		state->checks = lappend_oid(
+			state->checks, get_relation_constraint_oid(relid, name, false));
+		state->check_names =
+			lappend(state->check_names, makeString(pstrdup(name)));
+	}
+	table_close(rel, NoLock);
+}
+
+/* What a table looks like now. */
+static TwinState *
+look_at(Oid relid, int natts)
+{
+	TwinState *state = palloc0(sizeof(TwinState));
+	Relation rel = table_open(relid, NoLock);
+	ListCell *lc;
+
+	state->filenode = rel->rd_rel->relfilenode;
+	state->persistence = rel->rd_rel->relpersistence;
+	state->natts = natts;
+	foreach (lc, RelationGetIndexList(rel))
+	{
+		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		state->index_filenodes =
+			lappend_oid(state->index_filenodes, index->rd_rel->relfilenode);
+		index_close(index, NoLock);
+	}
+	for (int i = 0; i < natts; i++)
+		if (TupleDescAttr(RelationGetDescr(rel), i)->attnotnull)
+			state->not_null++;
+	table_close(rel, NoLock);
+	collect_checks(relid, state);
+	return state;
+}
+
+/* Do the actions add a foreign key, and must existing rows obey it? */
+static bool
+adds_foreign_key(const AlterTableStmt *stmt, bool *in_column)
+{
+	bool result = false;
+	ListCell *lc;
+
+	*in_column = false;
+	foreach (lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+		ListCell *lc2;
+
+		if (cmd->subtype == AT_AddConstraint &&
+			castNode(Constraint, cmd->def)->contype == CONSTR_FOREIGN &&
+			!castNode(Constraint, cmd->def)->skip_validation)
+			result = true;
+		if (cmd->subtype != AT_AddColumn)
+			continue;
+		foreach (lc2, castNode(ColumnDef, cmd->def)->constraints)
+			if (lfirst_node(Constraint, lc2)->contype == CONSTR_FOREIGN)
+				*in_column = true;
+	}
+	return result;
+}
+
+/* Does a list of actions have one of a kind? */
+static bool
+has_action(const AlterTableStmt *stmt, AlterTableType type)
+{
+	ListCell *lc;
+
+	foreach (lc, stmt->cmds)
+		if (lfirst_node(AlterTableCmd, lc)->subtype == type)
+			return true;
+	return false;
+}
+
+/* Names the strategy, from what the actions did to the copy. */
+static void
+choose_strategy(RefitPlan *plan, const AlterTableStmt *stmt,
+				const TwinState *before, const TwinState *after)
+{
+	List *new_checks = list_difference_oid(after->checks, before->checks);
+	bool in_column;
+	bool foreign_key = adds_foreign_key(stmt, &in_column);
+	ListCell *lc;
+
+	plan->strategy = "rewrite";
+	if (before->persistence != after->persistence)
+		plan->reason = "the table becomes logged or unlogged";
+	else if (before->filenode != after->filenode)
+		plan->reason = "every row is written anew";
+	else if (list_difference_oid(after->index_filenodes,
+								 before->index_filenodes) != NIL)
+		plan->reason = "an index is built";
+	else if (in_column)
+		plan->reason = "a new column has a foreign key";
+	else
+	{
+		plan->strategy = "instant";
+		plan->reason = "only catalogs change";
+		foreach (lc, after->checks)
+			if (list_member_oid(new_checks, lfirst_oid(lc)) &&
+				list_member(before->check_names,
+							list_nth(after->check_names,
+									 foreach_current_index(lc))))
+			{
+				plan->strategy = "rewrite";
+				plan->reason = "a CHECK constraint on a retyped column must "
+							   "hold for every row";
+				return;
+			}
+		if (new_checks != NIL || foreign_key ||
+			after->not_null > before->not_null ||
+			has_action(stmt, AT_ValidateConstraint))
+		{
+			plan->strategy = "validate";
+			plan->reason = "existing rows are checked against a constraint";
+		}
+	}
+}
+
+/* Can a key's new value be told from its old value alone? */
+static bool
+can_follow_key(Relation twin, Expr **exprs, int nkeys,
+			   const AttrNumber *attnums)
+{
+	Bitmapset *allowed = NULL;
+
+	for (int i = 0; i < nkeys; i++)
+		allowed = bms_add_member(
+			allowed, attnums[i] - FirstLowInvalidHeapAttributeNumber);
+	for (int i = 0; i < nkeys; i++)
+	{
+		Form_pg_attribute att =
+			TupleDescAttr(RelationGetDescr(twin), attnums[i] - 1);
+		Node *expr = (Node *) exprs[attnums[i] - 1];
+		Bitmapset *used = NULL;
+
+		if (att->attisdropped || att->attgenerated != '\0' ||
+			contain_volatile_functions(expr))
+			return false;
+		pull_varattnos(expr, 1, &used);
+		if (!bms_is_subset(used, allowed))
+			return false;
+	}
+	return true;
+}
+
+/* The table's key that can be followed through the actions. */
+Oid
+refit_plan_choose_key(Relation source, Oid twin_oid, const AlterTableStmt *stmt,
+					  const char *search_path)
+{
+	List *candidates = refit_shape_key_indexes(source);
+	Relation twin = table_open(twin_oid, NoLock);
+	Expr **exprs = refit_transform_exprs(source, twin, stmt, search_path);
+	Oid result = InvalidOid;
+	ListCell *lc;
+
+	foreach (lc, candidates)
+	{
+		AttrNumber *attnums;
+		int nkeys = refit_shape_key_attnums(lfirst_oid(lc), &attnums);
+
+		if (can_follow_key(twin, exprs, nkeys, attnums))
+		{
+			result = lfirst_oid(lc);
+			break;
+		}
+	}
+	table_close(twin, NoLock);
+	if (candidates == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no key that rows can be found by",
+						RelationGetRelationName(source)),
+				 errhint("Give it a primary key, or a unique index on NOT NULL "
+						 "columns without a predicate.")));
+	if (!OidIsValid(result))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("no key of table \"%s\" can be followed through the "
+						"actions",
+						RelationGetRelationName(source)),
+				 errdetail("A key column is dropped, or its new value depends "
+						   "on other columns or on a volatile function."),
+				 errhint("Add another unique index on NOT NULL columns.")));
+	return result;
+}
+
+/* Tries the actions on a copy, in the present subtransaction. */
+static void
+try_actions(Oid relid, const AlterTableStmt *stmt, const char *search_path,
+			RefitPlan *plan)
+{
+	Relation source = table_open(relid, AccessShareLock);
+	int natts = RelationGetDescr(source)->natts;
+	Oid schema =
+		refit_twin_create_schema(-MyProcPid, source->rd_rel->relowner);
+	Oid twin = refit_twin_create(source, schema);
+
+	plan->strategy = "rewrite";
+	plan->reason = "every row is written anew";
+	if (stmt != NULL)
+	{
+		TwinState *before = look_at(twin, natts);
+
+		refit_actions_run_private(refit_actions_for_twin(stmt, relid), twin,
+								  search_path);
+		choose_strategy(plan, stmt, before, look_at(twin, natts));
+		refit_dependents_check(relid, stmt);
+	}
+	if (strcmp(plan->strategy, "rewrite") == 0)
+		plan->key_index =
+			refit_plan_choose_key(source, twin, stmt, search_path);
+	plan->nindexes = list_length(RelationGetIndexList(source));
+	plan->bytes = (int64) RelationGetNumberOfBlocks(source) * BLCKSZ;
+	table_close(source, NoLock);
+}
+
+/* Are the tables that new foreign keys refer to there? */
+static void
+check_foreign_keys(const AlterTableStmt *stmt, const char *search_path)
+{
+	int guc_level = NewGUCNestLevel();
+	ListCell *lc;
+
+	refit_set_local("search_path", search_path);
+	foreach (lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_AddConstraint &&
+			castNode(Constraint, cmd->def)->contype == CONSTR_FOREIGN)
+			(void) RangeVarGetRelid(castNode(Constraint, cmd->def)->pktable,
+									NoLock, false);
+	}
+	AtEOXact_GUC(true, guc_level);
+}
+
+/* Tries the actions and throws the copy away. */
+RefitPlan *
+refit_plan_make(Oid relid, const AlterTableStmt *stmt, const char *search_path)
+{
+	RefitPlan *plan = palloc0(sizeof(RefitPlan));
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	RefitRights save;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	refit_rights_begin(&save, refit_relation_owner(relid), true);
+	if (stmt != NULL)
+		check_foreign_keys(stmt, search_path);
+	try_actions(relid, stmt, search_path, plan);
+	refit_rights_end(&save);
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return plan;
+}

@@ -1,0 +1,43 @@
+/*-------------------------------------------------------------------------
+ *
+ * plan.h
+ *	  How a migration will be done, found by trying it.
+ *
+ * The actions are run on an empty copy of the table in a subtransaction that is
+ * rolled back; PostgreSQL reports every mistake in them, and what they did to
+ * the copy says what they would do to the table.
+ *
+ * Locks: ACCESS SHARE on the table.  Rights: the table's owner's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_PLAN_H
+#define REFIT_PLAN_H
+
+#include "refit.h"
+
+#include "nodes/parsenodes.h"
+#include "utils/rel.h"
+
+typedef struct RefitPlan
+{
+	const char *strategy; /* instant | validate | rewrite */
+	const char *reason;
+	Oid key_index; /* for a rewrite */
+	int nindexes;
+	int64 bytes;
+} RefitPlan;
+
+/* An ERROR unless this is a table that can be worked, by the caller. */
+extern void refit_plan_check_table(Oid relid);
+
+/* stmt NULL: a repack. */
+extern RefitPlan *refit_plan_make(Oid relid, const AlterTableStmt *stmt,
+								  const char *search_path);
+
+/* The table's key that can be followed through the actions, or an ERROR. */
+extern Oid refit_plan_choose_key(Relation source, Oid twin,
+								 const AlterTableStmt *stmt,
+								 const char *search_path);
+
+#endif							/* REFIT_PLAN_H */

@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ *
+ * shape.h
+ *	  What a table looks like to a rewrite: its key, and a fingerprint of its
+ *	  definition.
+ *
+ * Locks: any on the table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_SHAPE_H
+#define REFIT_SHAPE_H
+
+#include "refit.h"
+
+#include "utils/rel.h"
+
+/*
+ * Indexes that can serve as a table's key, best first: the primary key, then
+ * any unique, immediate, valid index without predicate or expressions over
+ * NOT NULL columns.
+ */
+extern List *refit_shape_key_indexes(Relation rel);
+/* Columns of such an index in its order; returns their number. */
+extern int refit_shape_key_attnums(Oid index, AttrNumber **attnums);
+/* An index of rel over just these columns that can find a row; else 0. */
+extern Oid refit_shape_find_index(Relation rel, int nkeys,
+								  const AttrNumber *attnums);
+/*
+ * Columns, defaults, constraints and indexes of a table as one short text.
+ * Whatever makes two of them differ makes a plan worthless.
+ */
+extern char *refit_shape_fingerprint(Oid relid);
+/* An ERROR when the table is not what the plan was made for. */
+extern void refit_shape_check(const RefitMigration *m);
+
+#endif							/* REFIT_SHAPE_H */

@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * swap.h
+ *	  Exchanging the storage of two tables, catalog rows only.
+ *
+ * Locks: the caller holds ACCESS EXCLUSIVE on both tables, their indexes and
+ * TOAST tables.  All of it is transactional.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_SWAP_H
+#define REFIT_SWAP_H
+
+#include "refit.h"
+
+/*
+ * Exchanges the storage of a table and a work table, with their TOAST tables,
+ * and of the index pairs given as two lists of the same length.
+ */
+extern void refit_swap_storage(Oid table, Oid work, List *table_indexes,
+							   List *work_indexes);
+
+/* An ERROR unless rows of one can be read through the other. */
+extern void refit_swap_check_layout(Oid table, Oid work);
+
+/*
+ * Pairs the indexes of a table with those of its twin: by name, and what is
+ * left in the order in which the same actions have made it.
+ */
+extern void refit_swap_pair_indexes(Oid table, Oid twin, List **table_indexes,
+									List **twin_indexes);
+
+/* Carries the planner's statistics of one relation over to another. */
+extern void refit_swap_copy_statistics(Oid from, Oid to);
+
+#endif							/* REFIT_SWAP_H */

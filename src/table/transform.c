@@ -1,0 +1,426 @@
+/*-------------------------------------------------------------------------
+ *
+ * transform.c
+ *	  From a row of the table to the row of its twin.
+ *
+ * See transform.h.  Expressions are built from the same parse trees that
+ * ALTER TABLE builds them from (compare ATPrepAlterColumnType), against the
+ * table's own descriptor, and run by the executor: nothing is printed as SQL
+ * and parsed again per row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_type.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "executor/nodeModifyTable.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_expr.h"
+#include "parser/parse_relation.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/typcache.h"
+
+#include "table/actions.h"
+#include "table/shape.h"
+#include "table/transform.h"
+#include "util/sqlutil.h"
+
+/* A CHECK constraint that rows are held to. */
+typedef struct RefitCheck
+{
+	char *name;
+	ExprState *state;
+} RefitCheck;
+
+/* The row at fault, in TopMemoryContext, until somebody asks. */
+static char *failing_row = NULL;
+
+/* The old column as an expression. */
+static Expr *
+old_value(Relation source, AttrNumber attnum)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(source), attnum - 1);
+
+	return (Expr *) makeVar(1, attnum, att->atttypid, att->atttypmod,
+							att->attcollation, 0);
+}
+
+/* NULL of whatever type; a dropped column's is gone, int4 does. */
+static Expr *
+null_value(Form_pg_attribute att)
+{
+	if (att->attisdropped)
+		return (Expr *) makeNullConst(INT4OID, -1, InvalidOid);
+	return (Expr *) makeNullConst(att->atttypid, att->atttypmod,
+								  att->attcollation);
+}
+
+/* The USING expression, or the old column, coerced to the new type. */
+static Expr *
+retyped_value(Relation source, Form_pg_attribute att, Node *using_expr)
+{
+	ParseState *pstate = make_parsestate(NULL);
+	ParseNamespaceItem *item;
+	Node *expr;
+	Node *coerced;
+
+	item = addRangeTableEntryForRelation(pstate, source, AccessShareLock, NULL,
+										 false, true);
+	addNSItemToQuery(pstate, item, false, true, true);
+	if (using_expr != NULL)
+		expr = transformExpr(pstate, copyObject(using_expr),
+							 EXPR_KIND_ALTER_COL_TRANSFORM);
+	else
+		expr = (Node *) old_value(source, att->attnum);
+	coerced = coerce_to_target_type(pstate, expr, exprType(expr),
+									att->atttypid, att->atttypmod,
+									COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST,
+									-1);
+	if (coerced == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" cannot be cast automatically to type %s",
+						NameStr(att->attname),
+						format_type_be(att->atttypid)),
+				 errhint("Add USING with an expression that converts it.")));
+	assign_expr_collations(pstate, coerced);
+	free_parsestate(pstate);
+	return (Expr *) coerced;
+}
+
+/*
+ * The value of a column that the table does not have.
+ *
+ * A default that PostgreSQL evaluated once, when the column was added to the
+ * twin, stands there as the "missing" value: it is the same for every row.
+ */
+static Expr *
+new_value(Relation twin, Form_pg_attribute att)
+{
+	Node *expr;
+
+	if (att->attgenerated != '\0')
+		return null_value(att);
+	if (att->atthasmissing)
+	{
+		bool isnull;
+		Datum value =
+			getmissingattr(RelationGetDescr(twin), att->attnum, &isnull);
+
+		return (Expr *) makeConst(att->atttypid, att->atttypmod,
+								  att->attcollation, att->attlen,
+								  datumCopy(value, att->attbyval, att->attlen),
+								  false, att->attbyval);
+	}
+	expr = build_column_default(twin, att->attnum);
+	if (expr == NULL && DomainHasConstraints(att->atttypid))
+	{
+		Oid base = getBaseType(att->atttypid);
+
+		expr = coerce_to_domain((Node *) makeNullConst(base, -1, InvalidOid),
+								base, -1, att->atttypid, COERCION_IMPLICIT,
+								COERCE_IMPLICIT_CAST, -1, false);
+	}
+	return expr != NULL ? (Expr *) expr : null_value(att);
+}
+
+/* Per attribute of the twin, the expression over the source's row. */
+Expr **
+refit_transform_exprs(Relation source, Relation twin,
+					  const AlterTableStmt *stmt, const char *search_path)
+{
+	TupleDesc old_desc = RelationGetDescr(source);
+	TupleDesc new_desc = RelationGetDescr(twin);
+	Expr **exprs = palloc(sizeof(Expr *) * Max(new_desc->natts, 1));
+	int guc_level = NewGUCNestLevel();
+
+	if (search_path != NULL)
+		refit_set_local("search_path", search_path);
+	for (int i = 0; i < new_desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(new_desc, i);
+		Form_pg_attribute old =
+			i < old_desc->natts ? TupleDescAttr(old_desc, i) : NULL;
+		Node *using_expr;
+		Expr *expr;
+
+		if (att->attisdropped || (old != NULL && att->attgenerated != '\0'))
+			expr = null_value(att);
+		else if (old == NULL)
+			expr = new_value(twin, att);
+		else if (refit_actions_alters_type(stmt, NameStr(old->attname),
+										   &using_expr))
+			expr = retyped_value(source, att, using_expr);
+		else
+			expr = old_value(source, att->attnum);
+		exprs[i] = expression_planner(expr);
+	}
+	AtEOXact_GUC(true, guc_level);
+	return exprs;
+}
+
+/* Is this attribute just handed on? */
+bool
+refit_transform_is_copied(Expr **exprs, AttrNumber attnum)
+{
+	Expr *expr = exprs[attnum - 1];
+
+	return IsA(expr, Var) && ((Var *) expr)->varattno == attnum;
+}
+
+/* Has the table a valid CHECK of this name already? */
+static bool
+source_enforces(Relation source, const char *name)
+{
+	TupleConstr *constr = RelationGetDescr(source)->constr;
+
+	for (int i = 0; constr != NULL && i < constr->num_check; i++)
+		if (strcmp(constr->check[i].ccname, name) == 0)
+			return constr->check[i].ccvalid;
+	return false;
+}
+
+/* Does an expression over the twin's row use a column that is not copied? */
+static bool
+uses_changed_column(RefitTransform *t, Node *expr)
+{
+	Bitmapset *used = NULL;
+	int i = -1;
+
+	pull_varattnos(expr, 1, &used);
+	while ((i = bms_next_member(used, i)) >= 0)
+	{
+		AttrNumber attnum = i + FirstLowInvalidHeapAttributeNumber;
+
+		if (attnum <= 0 || !refit_transform_is_copied(t->exprs, attnum))
+			return true;
+	}
+	return false;
+}
+
+/* Prepares the CHECK constraints that old rows were not held to. */
+static void
+prepare_checks(RefitTransform *t)
+{
+	TupleConstr *constr = RelationGetDescr(t->twin)->constr;
+
+	for (int i = 0; constr != NULL && i < constr->num_check; i++)
+	{
+		ConstrCheck *c = &constr->check[i];
+		RefitCheck *check;
+		Node *expr;
+
+		if (!c->ccvalid)
+			continue;
+		expr = stringToNode(c->ccbin);
+		if (source_enforces(t->source, c->ccname) &&
+			!uses_changed_column(t, expr))
+			continue;
+		check = palloc(sizeof(RefitCheck));
+		check->name = pstrdup(c->ccname);
+		check->state = ExecPrepareCheck((List *) expr, t->estate);
+		t->checks = lappend(t->checks, check);
+	}
+}
+
+/* Collects the NOT NULL columns that old rows were not held to. */
+static void
+prepare_not_null(RefitTransform *t)
+{
+	TupleDesc old_desc = RelationGetDescr(t->source);
+	TupleDesc new_desc = RelationGetDescr(t->twin);
+
+	for (int i = 0; i < new_desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(new_desc, i);
+		bool held = i < old_desc->natts &&
+					TupleDescAttr(old_desc, i)->attnotnull &&
+					refit_transform_is_copied(t->exprs, i + 1);
+
+		if (att->attnotnull && !held && !att->attisdropped)
+			t->not_null = bms_add_member(t->not_null, i + 1);
+	}
+}
+
+/* Prepares the projection from the source's row to the twin's. */
+static void
+prepare_projection(RefitTransform *t)
+{
+	List *targets = NIL;
+
+	for (int i = 0; i < RelationGetDescr(t->twin)->natts; i++)
+		targets = lappend(targets,
+						  makeTargetEntry(t->exprs[i], i + 1, NULL, false));
+	t->projection = ExecBuildProjectionInfo(
+		targets, GetPerTupleExprContext(t->estate), t->output, NULL,
+		RelationGetDescr(t->source));
+}
+
+/* Prepares to transform rows. */
+RefitTransform *
+refit_transform_open(Relation source, Relation twin, const AlterTableStmt *stmt,
+					 const char *search_path, Oid key_index)
+{
+	RefitTransform *t = palloc0(sizeof(RefitTransform));
+	TupleConstr *constr = RelationGetDescr(twin)->constr;
+
+	t->source = source;
+	t->twin = twin;
+	t->exprs = refit_transform_exprs(source, twin, stmt, search_path);
+	t->estate = CreateExecutorState();
+	t->result_rel = makeNode(ResultRelInfo);
+	InitResultRelInfo(t->result_rel, twin, 1, NULL, 0);
+	t->output =
+		MakeSingleTupleTableSlot(RelationGetDescr(twin), &TTSOpsVirtual);
+	t->has_generated = constr != NULL && constr->has_generated_stored;
+	prepare_projection(t);
+	prepare_checks(t);
+	prepare_not_null(t);
+
+	t->nkeys = refit_shape_key_attnums(key_index, &t->key_attnums);
+	t->key_states = palloc(sizeof(ExprState *) * t->nkeys);
+	for (int i = 0; i < t->nkeys; i++)
+		t->key_states[i] =
+			ExecInitExpr(t->exprs[t->key_attnums[i] - 1], NULL);
+	return t;
+}
+
+/* Gives back what the executor holds. */
+void
+refit_transform_close(RefitTransform *t)
+{
+	ExecDropSingleTupleTableSlot(t->output);
+	ExecCloseIndices(t->result_rel);
+	FreeExecutorState(t->estate);
+}
+
+/* Holds a new row to the constraints. */
+static void
+enforce_constraints(RefitTransform *t, TupleTableSlot *row)
+{
+	ListCell *lc;
+	int attnum = -1;
+
+	while ((attnum = bms_next_member(t->not_null, attnum)) >= 0)
+		if (slot_attisnull(row, attnum))
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("column \"%s\" of relation \"%s\" contains null "
+							"values",
+							NameStr(TupleDescAttr(row->tts_tupleDescriptor,
+												  attnum - 1)
+										->attname),
+							RelationGetRelationName(t->source))));
+
+	GetPerTupleExprContext(t->estate)->ecxt_scantuple = row;
+	foreach (lc, t->checks)
+	{
+		RefitCheck *check = lfirst(lc);
+
+		if (!ExecCheck(check->state, GetPerTupleExprContext(t->estate)))
+			ereport(ERROR,
+					(errcode(ERRCODE_CHECK_VIOLATION),
+					 errmsg("check constraint \"%s\" of relation \"%s\" is "
+							"violated by some row",
+							check->name, RelationGetRelationName(t->source))));
+	}
+}
+
+/* The twin's row. */
+TupleTableSlot *
+refit_transform_row(RefitTransform *t, TupleTableSlot *row)
+{
+	TupleTableSlot *result;
+
+	t->input = row;
+	ResetPerTupleExprContext(t->estate);
+	GetPerTupleExprContext(t->estate)->ecxt_scantuple = row;
+	result = ExecProject(t->projection);
+	if (t->has_generated)
+		ExecComputeStoredGenerated(t->result_rel, t->estate, result,
+								   CMD_INSERT);
+	if (t->checks != NIL || t->not_null != NULL)
+		enforce_constraints(t, result);
+	t->input = NULL;
+	return result;
+}
+
+/* The twin's key for a source key. */
+void
+refit_transform_key(RefitTransform *t, TupleTableSlot *row, Datum *key)
+{
+	ExprContext *econtext = GetPerTupleExprContext(t->estate);
+
+	t->input = row;
+	econtext->ecxt_scantuple = row;
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		bool isnull;
+
+		key[i] = ExecEvalExprSwitchContext(t->key_states[i], econtext, &isnull);
+		if (isnull)
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("the new value of key column \"%s\" is null",
+							NameStr(TupleDescAttr(RelationGetDescr(t->twin),
+												  t->key_attnums[i] - 1)
+										->attname))));
+	}
+	t->input = NULL;
+}
+
+/* Remembers the row that an error was raised for. */
+void
+refit_transform_note_failure(RefitTransform *t)
+{
+	TupleTableSlot *row = t->input;
+	StringInfoData names;
+	StringInfoData values;
+	MemoryContext old;
+
+	if (row == NULL)
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	initStringInfo(&names);
+	initStringInfo(&values);
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		Form_pg_attribute att =
+			TupleDescAttr(row->tts_tupleDescriptor, t->key_attnums[i] - 1);
+		bool isnull;
+		Datum value = slot_getattr(row, t->key_attnums[i], &isnull);
+		Oid output;
+		bool varlena;
+
+		getTypeOutputInfo(att->atttypid, &output, &varlena);
+		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "",
+						 NameStr(att->attname));
+		appendStringInfo(&values, "%s%s", i > 0 ? ", " : "",
+						 isnull ? "null" : OidOutputFunctionCall(output, value));
+	}
+	failing_row =
+		psprintf("The row with key (%s)=(%s) is at fault.", names.data,
+				 values.data);
+	MemoryContextSwitchTo(old);
+}
+
+/* Takes what was noted. */
+char *
+refit_transform_take_failure(void)
+{
+	char *result = failing_row;
+
+	failing_row = NULL;
+	return result;
+}

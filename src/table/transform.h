@@ -1,0 +1,78 @@
+/*-------------------------------------------------------------------------
+ *
+ * transform.h
+ *	  From a row of the table to the row of its twin.
+ *
+ * For each attribute of the twin: not touched, the old value; its type
+ * altered, the action's USING expression or else the assignment cast; new, its
+ * default (the stored one where PostgreSQL evaluated it once, else evaluated
+ * per row); generated, computed from the new row; dropped, NULL.
+ * CHECK and NOT NULL constraints that the old rows have not been held to yet
+ * are enforced.
+ *
+ * Locks: the caller's.  Rights: expressions run with the caller's, who has
+ * switched to the table's owner.  Memory: everything lives in the context
+ * current at refit_transform_open and goes with it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_TRANSFORM_H
+#define REFIT_TRANSFORM_H
+
+#include "refit.h"
+
+#include "executor/executor.h"
+#include "nodes/parsenodes.h"
+#include "utils/rel.h"
+
+typedef struct RefitTransform
+{
+	Relation source;
+	Relation twin;
+	Expr **exprs; /* per attribute of the twin */
+	EState *estate;
+	ResultRelInfo *result_rel; /* the twin's */
+	TupleTableSlot *input;	   /* row being transformed, for messages */
+	TupleTableSlot *output;
+	ProjectionInfo *projection;
+	ExprState **key_states; /* twin's key from the source's key */
+	int nkeys;
+	AttrNumber *key_attnums;
+	List *checks;		 /* of RefitCheck */
+	Bitmapset *not_null; /* attributes to look at */
+	bool has_generated;
+} RefitTransform;
+
+/* stmt NULL: nothing is changed.  key_index: of source, names rows. */
+extern RefitTransform *refit_transform_open(Relation source, Relation twin,
+											const AlterTableStmt *stmt,
+											const char *search_path,
+											Oid key_index);
+extern void refit_transform_close(RefitTransform *t);
+
+/* The twin's row, in a virtual slot that is valid until the next call. */
+extern TupleTableSlot *refit_transform_row(RefitTransform *t,
+										   TupleTableSlot *row);
+/* The twin's key for a source key; row has at least the key columns set. */
+extern void refit_transform_key(RefitTransform *t, TupleTableSlot *row,
+								Datum *key);
+
+/*
+ * Per attribute of the twin, the expression over the source's row; simplified,
+ * as the caller.  The plan looks at them too.
+ */
+extern Expr **refit_transform_exprs(Relation source, Relation twin,
+									const AlterTableStmt *stmt,
+									const char *search_path);
+/* Is this attribute just handed on? */
+extern bool refit_transform_is_copied(Expr **exprs, AttrNumber attnum);
+
+/*
+ * In a PG_CATCH block of the caller: remembers which row was being worked, for
+ * the message that the migration fails with.
+ */
+extern void refit_transform_note_failure(RefitTransform *t);
+/* Takes what was noted; NULL when no row was at fault. */
+extern char *refit_transform_take_failure(void);
+
+#endif							/* REFIT_TRANSFORM_H */

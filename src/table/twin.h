@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * twin.h
+ *	  The private tables of a rewrite, and the schema that holds them.
+ *
+ * Everything a migration makes stands in schema refit_<id>, owned by the
+ * table's owner, or is its capture trigger.  Schema and tables are members of
+ * the extension, so that pg_dump leaves them out and DROP EXTENSION takes them
+ * along; relrewrite is set on them, so that logical decoding passes them over.
+ *
+ * Locks: ACCESS SHARE on the table; the new objects are seen by nobody else.
+ * A crash leaves either all of it or nothing: it is made in one transaction.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_TWIN_H
+#define REFIT_TWIN_H
+
+#include "refit.h"
+
+#include "utils/rel.h"
+
+/* Makes schema refit_<id>; an ERROR when it is there already. */
+extern Oid refit_twin_create_schema(int64 id, Oid owner);
+/* InvalidOid when there is none. */
+extern Oid refit_twin_find_schema(int64 id);
+/* Drops the schema and all that is in it. */
+extern void refit_twin_drop_schema(Oid schema);
+
+/*
+ * An empty table with the given descriptor's columns, dropped ones included,
+ * hidden from decoding and from autovacuum.
+ */
+extern Oid refit_twin_create_table(Relation source, Oid schema,
+								   const char *name, TupleDesc desc,
+								   char persistence);
+
+/* Twin: same columns, defaults, constraints, indexes and names as source. */
+extern Oid refit_twin_create(Relation source, Oid schema);
+/* Blank: same storage layout, one compatible index for each of source's. */
+extern Oid refit_twin_create_blank(Relation source, Oid schema);
+/* The blank's index that goes with an index of the table. */
+extern Oid refit_twin_blank_index(Oid blank, Oid index);
+
+/* After actions have run on a twin: hides whatever TOAST table it now has. */
+extern void refit_twin_hide(Oid twin, Oid source);
+/* Sets pg_class.relrewrite of a table or TOAST table. */
+extern void refit_twin_set_relrewrite(Oid relid, Oid value);
+/* Takes an object into the extension. */
+extern void refit_twin_make_member(Oid classid, Oid objid);
+
+#endif							/* REFIT_TWIN_H */

@@ -1,0 +1,48 @@
+/*-------------------------------------------------------------------------
+ *
+ * polite_lock.h
+ *	  Locks that conflict with the application, taken without stopping it.
+ *
+ * A request for such a lock that has to wait makes everybody behind it wait
+ * too.  So: look first who holds it.  Is it somebody who will take long (a
+ * transaction older than the lock budget, a backup, an anti-wraparound
+ * vacuum), do not queue at all; name him and come back.  Otherwise try without
+ * queueing for a moment, then queue for refit.lock_timeout at most, then
+ * go away and back off.  Plain autovacuum is asked to leave, as the deadlock
+ * checker would.  Nobody else is ever cancelled.
+ *
+ * Several locks are taken in order of relation oid, so that two migrations
+ * cannot deadlock; a failed try gives all of them back.
+ *
+ * This is the only file that asks for a lock that conflicts with writers on a
+ * relation that others use.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_POLITE_LOCK_H
+#define REFIT_POLITE_LOCK_H
+
+#include "refit.h"
+
+#include "storage/lockdefs.h"
+
+typedef struct RefitLock
+{
+	Oid relid;
+	LOCKMODE mode;
+} RefitLock;
+
+/* A member of the list to lock. */
+extern RefitLock *refit_polite_lock_on(Oid relid, LOCKMODE mode);
+
+/*
+ * One try, in the caller's transaction.  True: all are held to its end.
+ * False: none is; m->progress.waiting_for says why and an event is written.
+ * A relation that does not exist any more is skipped.
+ */
+extern bool refit_polite_lock_try(RefitMigration *m, List *locks);
+
+/* ms to stay away after a failed try: with jitter, growing to a second. */
+extern int refit_polite_lock_backoff(RefitMigration *m);
+
+#endif							/* REFIT_POLITE_LOCK_H */

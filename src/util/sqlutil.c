@@ -1,0 +1,141 @@
+/*-------------------------------------------------------------------------
+ *
+ * sqlutil.c
+ *	  Running SQL from C, and switching rights around it.
+ *
+ * Every worker and every control function is a superuser at its root, or may
+ * be called by one.  So nothing here ever evaluates what a user wrote: that
+ * is done between refit_rights_begin(owner, restricted) and refit_rights_end.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "util/sqlutil.h"
+
+/*
+ * Switches to a role's rights and to a search_path that no user can doctor.
+ *
+ * restricted adds what maintenance commands add: the role's code cannot leave
+ * anything behind that would run later, with other rights.
+ */
+void
+refit_rights_begin(RefitRights *save, Oid role, bool restricted)
+{
+	GetUserIdAndSecContext(&save->userid, &save->sec_context);
+	SetUserIdAndSecContext(role,
+						   save->sec_context | SECURITY_LOCAL_USERID_CHANGE |
+							   (restricted ? SECURITY_RESTRICTED_OPERATION : 0));
+	save->guc_level = NewGUCNestLevel();
+	refit_set_local("search_path", "pg_catalog, pg_temp");
+}
+
+/* Puts back rights and settings. */
+void
+refit_rights_end(RefitRights *save)
+{
+	AtEOXact_GUC(false, save->guc_level);
+	SetUserIdAndSecContext(save->userid, save->sec_context);
+}
+
+/* Sets a setting until the enclosing level of settings ends. */
+void
+refit_set_local(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* Runs fixed SQL as the bootstrap superuser; the caller is in SPI. */
+uint64
+refit_sql(const char *sql, int nargs, Oid *types, Datum *values,
+		  const bool *nulls)
+{
+	RefitRights save;
+	char *marks = NULL;
+	int rc;
+
+	if (nulls != NULL)
+	{
+		marks = palloc(nargs + 1);
+		for (int i = 0; i < nargs; i++)
+			marks[i] = nulls[i] ? 'n' : ' ';
+		marks[nargs] = '\0';
+	}
+
+	refit_rights_begin(&save, BOOTSTRAP_SUPERUSERID, false);
+	rc = SPI_execute_with_args(sql, nargs, types, values, marks, false, 0);
+	if (rc < 0)
+		elog(ERROR, "could not execute \"%s\": %s", sql,
+			 SPI_result_code_string(rc));
+	refit_rights_end(&save);
+	return SPI_processed;
+}
+
+/* The first column of the first row as text, or NULL. */
+char *
+refit_sql_text(const char *sql, int nargs, Oid *types, Datum *values)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	char *result = NULL;
+
+	SPI_connect();
+	if (refit_sql(sql, nargs, types, values, NULL) > 0)
+	{
+		char *value = SPI_getvalue(SPI_tuptable->vals[0],
+								   SPI_tuptable->tupdesc, 1);
+
+		if (value != NULL)
+			result = MemoryContextStrdup(caller, value);
+	}
+	SPI_finish();
+	return result;
+}
+
+/* schema.table, quoted. */
+char *
+refit_qualified_name(Oid relid)
+{
+	char *name = get_rel_name(relid);
+
+	if (name == NULL)
+		return psprintf("%u", relid);
+	return quote_qualified_identifier(
+		get_namespace_name(get_rel_namespace(relid)), name);
+}
+
+/* The role that owns a relation. */
+Oid
+refit_relation_owner(Oid relid)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid owner;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("the table of the migration does not exist any "
+							   "more"),
+						errdetail("It had oid %u.", relid),
+						errhint("Nothing is left to be done for it.")));
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* Is the caller its owner, by membership too, or a superuser? */
+bool
+refit_owns_relation(Oid relid)
+{
+	return has_privs_of_role(GetUserId(), refit_relation_owner(relid));
+}
