@@ -63,10 +63,11 @@ at_transaction_end(XactEvent event, void *arg)
 {
 	instr_time now;
 
-	if (!lock_is_held)
+	if (!lock_is_held ||
+		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT))
 		return;
 	lock_is_held = false;
-	if (event != XACT_EVENT_COMMIT)
+	if (event == XACT_EVENT_ABORT)
 		return;
 	INSTR_TIME_SET_CURRENT(now);
 	INSTR_TIME_SUBTRACT(now, lock_granted);

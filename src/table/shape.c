@@ -123,7 +123,7 @@ refit_shape_fingerprint(Oid relid)
 		"  attcollation, attnotnull, attisdropped, attidentity, attgenerated,"
 		"  atthasmissing, attlen, attalign) AS t"
 		" FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0"
-		" UNION ALL SELECT 'd' || adnum || adbin FROM pg_catalog.pg_attrdef"
+		" UNION ALL SELECT 'd' || adnum || adbin::text FROM pg_catalog.pg_attrdef"
 		" WHERE adrelid = $1"
 		" UNION ALL SELECT 'i' || concat_ws('|', i.indexrelid,"
 		"  pg_get_indexdef(i.indexrelid), i.indisvalid, i.indisready)"
