@@ -615,6 +615,7 @@ refit_migration_step(int64 id)
 	int guc_level = NewGUCNestLevel();
 
 	refit_set_local("lock_timeout", psprintf("%d", refit_lock_timeout));
+	refit_set_local("jit", "off"); /* compiling catalog queries takes longer */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	m = refit_catalog_load(id);
 	rest = m == NULL ? -1 : do_step(m);
