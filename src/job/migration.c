@@ -98,6 +98,7 @@ static const Phase phases[] = {
 	{"rewrite", "catchup", refit_catchup_step, false},
 	{"rewrite", "cutover", refit_cutover_step, false},
 	{"rewrite", "validate", refit_constraint_step, true},
+	{"rewrite", "settle", refit_build_settle, true},
 	{"rewrite", "cleanup", refit_build_cleanup, true},
 };
 

@@ -416,11 +416,17 @@ connect_worker(WorkerTask *task, const char *name)
 	set_up_session(name);
 }
 
-/* Acts on signals; between two transactions. */
+/*
+ * Acts on signals; between two transactions.  A query cancel finds no query
+ * here and is dropped.
+ */
 static void
 handle_signals(void)
 {
+	HOLD_CANCEL_INTERRUPTS();
 	CHECK_FOR_INTERRUPTS();
+	QueryCancelPending = false;
+	RESUME_CANCEL_INTERRUPTS();
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;

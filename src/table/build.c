@@ -141,6 +141,14 @@ refit_build_index(RefitMigration *m, RefitBudget *budget)
 	int guc_level = NewGUCNestLevel();
 	Oid index;
 
+	m->next_phase = "copy";
+	if (refit_shape_was_emptied(m))
+	{
+		table_close(twin, NoLock);
+		table_close(source, NoLock);
+		AtEOXact_GUC(false, guc_level);
+		return REFIT_RETURN;
+	}
 	refit_shape_check(m);
 	index = list_nth_oid(indexes, (int) m->progress.cursor);
 	if (memory != NULL)
@@ -165,18 +173,37 @@ refit_build_index(RefitMigration *m, RefitBudget *budget)
 													   : REFIT_NEXT;
 }
 
-/* Gathers statistics on the twin, so that no plan regresses at cutover. */
-RefitOutcome
-refit_build_analyze(RefitMigration *m, RefitBudget *budget)
+/* Gathers a table's statistics. */
+static void
+analyze(Oid relid)
 {
-	char *command =
-		psprintf("ANALYZE %s", refit_qualified_name(m->rewrite.twin));
+	char *command = psprintf("ANALYZE %s", refit_qualified_name(relid));
 
 	SPI_connect();
 	if (SPI_execute(command, false, 0) < 0)
 		elog(ERROR, "could not execute \"%s\"", command);
 	SPI_finish();
+}
+
+/* Gathers statistics on the twin, so that no plan regresses at cutover. */
+RefitOutcome
+refit_build_analyze(RefitMigration *m, RefitBudget *budget)
+{
+	analyze(m->rewrite.twin);
 	m->progress.pending = refit_capture_pending(m);
+	return REFIT_NEXT;
+}
+
+/* Gathers what the ALTER has thrown away: extended statistics. */
+RefitOutcome
+refit_build_settle(RefitMigration *m, RefitBudget *budget)
+{
+	Relation rel = table_open(m->relid, AccessShareLock);
+	bool extended = RelationGetStatExtList(rel) != NIL;
+
+	table_close(rel, NoLock);
+	if (extended)
+		analyze(m->relid);
 	return REFIT_NEXT;
 }
 

@@ -59,6 +59,8 @@
 
 /* A complete batch that took less than this is followed by the cutover. */
 #define CUTOVER_BUDGET_MS 50
+/* So is one that had no more keys than this, however slow the machine is. */
+#define FEW_KEYS 200
 
 /* Steps that may lose ground before we say that we do. */
 #define DIVERGING_STEPS 20
@@ -507,6 +509,9 @@ refit_catchup_step(RefitMigration *m, RefitBudget *budget)
 	instr_time now;
 	double ms;
 
+	m->next_phase = "copy";
+	if (refit_shape_was_emptied(m))
+		return REFIT_RETURN;
 	if (m->progress.cursor == 0)
 		m->progress.cursor = FIRST_BATCH;
 	batch.limit = m->progress.cursor < 0 ? 0 : m->progress.cursor;
@@ -529,7 +534,7 @@ refit_catchup_step(RefitMigration *m, RefitBudget *budget)
 	m->progress.cursor =
 		next_limit(&batch, budget, ms) * (batch.limit > 0 ? 1 : 0);
 	REFIT_FAULT("catchup.batch");
-	if (batch.complete && ms < CUTOVER_BUDGET_MS)
+	if (batch.complete && (ms < CUTOVER_BUDGET_MS || batch.keys < FEW_KEYS))
 		return REFIT_NEXT;
 	return REFIT_MORE;
 }

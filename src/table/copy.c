@@ -243,6 +243,7 @@ start_again(CopyChunk *c, const char *why)
 	m->progress.cursor = 0;
 	m->progress.cursor_end = RelationGetNumberOfBlocks(c->source);
 	m->progress.rows_done = 0;
+	refit_shape_mark_unlogged(m);
 	refit_catalog_event(m, "restart", why, NULL);
 }
 
@@ -256,8 +257,8 @@ prepare_twin(CopyChunk *c)
 	if (c->source->rd_rel->relfilenode != m->rewrite.filenode)
 		start_again(c, "the table was rewritten or truncated: the copy starts "
 					   "again");
-	else if (length < m->rewrite.twin_blocks)
-		start_again(c, "the unlogged twin was emptied by a crash: the copy "
+	else if (length < m->rewrite.twin_blocks || refit_shape_was_emptied(m))
+		start_again(c, "an unlogged table was emptied by a crash: the copy "
 					   "starts again");
 	else if (length > m->rewrite.twin_blocks)
 		RelationTruncate(c->twin, m->rewrite.twin_blocks);

@@ -187,14 +187,17 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 							   : NULL;
 	RefitBatch batch = {0};
 
-	m->cutover_attempts++;
 	m->next_phase = "catchup";
-	if (refit_capture_pending(m) > MOST_PENDING)
+	m->progress.pending = refit_capture_pending(m);
+	if (m->progress.pending > MOST_PENDING || refit_shape_was_emptied(m))
 		return REFIT_RETURN;
+	m->cutover_attempts++;
 	if (!lock_everything(m, stmt))
 	{
+		refit_capture_recycle(m);
+		refit_catchup_apply(m, &batch);
 		budget->pause_ms = refit_polite_lock_backoff(m);
-		return REFIT_RETURN;
+		return REFIT_WAIT;
 	}
 	start_clock();
 	REFIT_FAULT("cutover.locked");
@@ -210,6 +213,7 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 		alter_empty_table(m, stmt);
 	}
 	swap_with_twin(m);
+	m->progress.pending = 0;
 	REFIT_FAULT("cutover.swapped");
 	return REFIT_NEXT;
 }

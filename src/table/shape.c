@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/table.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
@@ -154,4 +155,29 @@ refit_shape_check(const RefitMigration *m)
 						   "definition."),
 				 errhint("Start it again with refit.retry(" INT64_FORMAT ").",
 						 m->id)));
+}
+
+/* Leaves the mark that a crash removes. */
+void
+refit_shape_mark_unlogged(const RefitMigration *m)
+{
+	Relation blank = table_open(m->rewrite.blank, /* private: */
+								AccessExclusiveLock);
+
+	if (blank->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED &&
+		RelationGetNumberOfBlocks(blank) == 0)
+		(void) refit_extend_by_page(blank);
+	table_close(blank, NoLock);
+}
+
+/* Has a crash removed it? */
+bool
+refit_shape_was_emptied(const RefitMigration *m)
+{
+	Relation blank = table_open(m->rewrite.blank, AccessShareLock);
+	bool result = blank->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED &&
+				  RelationGetNumberOfBlocks(blank) == 0;
+
+	table_close(blank, NoLock);
+	return result;
 }

@@ -34,4 +34,11 @@ extern char *refit_shape_fingerprint(Oid relid);
 /* An ERROR when the table is not what the plan was made for. */
 extern void refit_shape_check(const RefitMigration *m);
 
+/*
+ * Has a crash emptied the unlogged table since its copy began?  The blank holds
+ * an empty page as a mark; being unlogged too it loses it in the same crash.
+ */
+extern void refit_shape_mark_unlogged(const RefitMigration *m);
+extern bool refit_shape_was_emptied(const RefitMigration *m);
+
 #endif							/* REFIT_SHAPE_H */

@@ -20,6 +20,7 @@
 #include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/timestamp.h"
 
 #include "guc.h"
 #include "job/catalog.h"
@@ -29,6 +30,12 @@
 /* Tries without queueing before we queue, and the pause between them. */
 #define SPIN_TRIES 20
 #define SPIN_PAUSE_US 1000
+
+/* A transaction that is older will not end within our lock budget. */
+#define SLOW_HOLDER_MS 1000
+
+/* The same obstacle is an event once in so long. */
+#define EVENT_INTERVAL_MS 1000
 
 #define BACKOFF_FIRST_MS 50
 #define BACKOFF_MOST_MS 1000
@@ -98,7 +105,7 @@ find_holder(const RefitLock *lock)
 	Oid types[3] = {OIDOID, INT4OID, INT4OID};
 	Datum values[3] = {ObjectIdGetDatum(lock->relid),
 					   Int32GetDatum(lock->mode),
-					   Int32GetDatum(refit_lock_timeout)};
+					   Int32GetDatum(SLOW_HOLDER_MS)};
 	MemoryContext context = CurrentMemoryContext;
 	Holder *holder = NULL;
 
@@ -173,9 +180,14 @@ lock_all(List *locks)
 static void
 note_failed_try(RefitMigration *m, const RefitLock *lock, const char *holder)
 {
+	static TimestampTz last_event = 0;
+	TimestampTz now = GetCurrentTimestamp();
 	StringInfoData detail;
 
 	m->progress.waiting_for = pstrdup(holder);
+	if (!TimestampDifferenceExceeds(last_event, now, EVENT_INTERVAL_MS))
+		return;
+	last_event = now;
 	initStringInfo(&detail);
 	appendStringInfo(&detail, "{\"relation\": %u, \"blocked_by\": ",
 					 lock->relid);
