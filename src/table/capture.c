@@ -192,7 +192,7 @@ refit_capture(PG_FUNCTION_ARGS)
 									 state->attnums);
 	}
 	table_close(log, NoLock);
-	PG_RETURN_NULL();
+	return PointerGetDatum(NULL); /* not PG_RETURN_NULL, for a trigger */
 }
 
 /* Makes an empty log. */

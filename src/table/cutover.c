@@ -188,8 +188,7 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	RefitBatch batch = {0};
 
 	m->next_phase = "catchup";
-	m->progress.pending = refit_capture_pending(m);
-	if (m->progress.pending > MOST_PENDING || refit_shape_was_emptied(m))
+	if (refit_capture_pending(m) > MOST_PENDING || refit_shape_was_emptied(m))
 		return REFIT_RETURN;
 	m->cutover_attempts++;
 	if (!lock_everything(m, stmt))

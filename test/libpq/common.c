@@ -270,12 +270,12 @@ probe_once(Probe *probe, PGconn *conn)
 	probe->statements++;
 	if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
 	{
-		probe->errors++;
-		fprintf(stderr, "probe %s: SQLSTATE %s: %s", probe->name,
-				PQresultErrorField(res, PG_DIAG_SQLSTATE)
-					? PQresultErrorField(res, PG_DIAG_SQLSTATE)
-					: "-----",
-				PQerrorMessage(conn));
+		if (++probe->errors <= 5)
+			fprintf(stderr, "probe %s: SQLSTATE %s: %s", probe->name,
+					PQresultErrorField(res, PG_DIAG_SQLSTATE)
+						? PQresultErrorField(res, PG_DIAG_SQLSTATE)
+						: "-----",
+					PQerrorMessage(conn));
 	}
 	PQclear(res);
 	stall_note(is_late ? &probe->late : &probe->early, began, took, probe->sql);
