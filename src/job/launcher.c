@@ -17,9 +17,9 @@
  * databases are looked at.
  *
  * A database is looked at again a second after it was asked for, by when the
- * process that asked is gone and its claim with it.  Each further request
- * within a minute doubles that pause, so that a worker that can do nothing
- * but die does not become a loop.
+ * process that asked is gone and its claim with it.  When that process had
+ * got nothing done, each further request within a minute doubles the pause, so
+ * that a worker that can do nothing but die does not become a loop.
  *
  * A spinlock is enough for the array, and unlike an LWLock it may be taken
  * late in the exit of a process.
@@ -82,6 +82,14 @@ typedef struct LauncherShared
 	TimestampTz all_due; /* when to look at all databases, 0: not asked */
 	LookRequest requests[MAX_REQUESTS];
 } LauncherShared;
+
+/* Why a database is to be looked at. */
+typedef enum LookReason
+{
+	LOOK_CUT_SHORT, /* a process ended before its work did */
+	LOOK_IN_VAIN,	/* so it did, and got nothing done */
+	LOOK_NO_SLOT	/* there was no slot for some work */
+} LookReason;
 
 static LauncherShared *shared = NULL;
 static shmem_request_hook_type earlier_request_hook = NULL;
@@ -180,11 +188,11 @@ find_request(Oid database)
 	return spare;
 }
 
-/* The pause before the request: each one soon after another waits longer. */
+/* The pause before a look.  The caller holds the spinlock. */
 static int
-next_pause(const LookRequest *request, TimestampTz now)
+next_pause(const LookRequest *request, LookReason reason, TimestampTz now)
 {
-	if (request->pause_ms == 0 ||
+	if (reason == LOOK_CUT_SHORT || request->pause_ms == 0 ||
 		TimestampDifferenceExceeds(request->asked, now, FORGET_MS))
 		return SHORT_PAUSE_MS;
 	if (request->wanted)
@@ -201,7 +209,7 @@ earlier_time(TimestampTz set, TimestampTz new)
 
 /* Enters a request and wakes the launcher. */
 static void
-ask(Oid database, bool lacks_slot)
+ask(Oid database, LookReason reason)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	LookRequest *request;
@@ -212,9 +220,9 @@ ask(Oid database, bool lacks_slot)
 
 	SpinLockAcquire(&shared->mutex);
 	request = find_request(database);
-	if (request != NULL && !lacks_slot)
+	if (request != NULL && reason != LOOK_NO_SLOT)
 	{
-		pause_ms = request->pause_ms = next_pause(request, now);
+		pause_ms = request->pause_ms = next_pause(request, reason, now);
 		request->asked = now;
 	}
 	now = TimestampTzPlusMilliseconds(now, pause_ms);
@@ -232,16 +240,16 @@ ask(Oid database, bool lacks_slot)
 
 /* Asks the launcher to look at a database again, for work cut short. */
 void
-refit_launcher_look_again(Oid database)
+refit_launcher_look_again(Oid database, bool in_vain)
 {
-	ask(database, false);
+	ask(database, in_vain ? LOOK_IN_VAIN : LOOK_CUT_SHORT);
 }
 
 /* Asks the launcher to look at a database when there may be a free slot. */
 void
 refit_launcher_look_later(Oid database)
 {
-	ask(database, true);
+	ask(database, LOOK_NO_SLOT);
 }
 
 /* The time to sleep until something is due, at most so long. */

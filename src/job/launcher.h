@@ -16,8 +16,11 @@ extern PGDLLEXPORT void refit_launcher_main(Datum arg);
 
 /* From _PG_init while shared_preload_libraries are loaded: hooks, worker. */
 extern void refit_launcher_register(void);
-/* Asks the launcher to look at a database again; nothing without one. */
-extern void refit_launcher_look_again(Oid database);
+/*
+ * Asks the launcher to look at a database again; nothing without one.  in_vain
+ * says that the process that ends has got nothing done.
+ */
+extern void refit_launcher_look_again(Oid database, bool in_vain);
 /* The same for work that lacks a slot: in some seconds, however often asked. */
 extern void refit_launcher_look_later(Oid database);
 /* Says that the launcher's scan of that number is done. */

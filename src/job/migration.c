@@ -63,6 +63,7 @@
 
 /* Rests in ms. */
 #define REST_READY 500
+#define REST_RETURN 20
 #define REST_RETRY_SOON 200
 #define REST_RETRY 1000
 #define REST_CLEANUP_RETRY 5000
@@ -560,6 +561,7 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 			m->progress.cursor = 0;
 			m->progress.cursor_end = 0;
 			set_phase(m, m->next_phase);
+			rest = Max(rest, REST_RETURN);
 			break;
 		case REFIT_MORE:
 			rest = refit_governor_after(m, worked_ms);

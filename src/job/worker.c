@@ -15,7 +15,7 @@
  *							   refit_migration_failed, which decides how to
  *							   go on
  *	an ERROR while recording   exit 1: the launcher looks at the database
- *							   again, later each time
+ *							   again, later each time that no step was done
  *	SIGTERM					   exit 1 at the next interrupt check, as above
  *	SIGKILL, a crash		   the server restarts; the launcher looks at all
  *							   databases
@@ -114,6 +114,9 @@ typedef void (*WorkFunction)(Work *work);
 /* Requests of this backend's present transaction. */
 static bool scan_requested = false;
 static List *pids_to_wake = NIL; /* in TopTransactionContext */
+
+/* Set when a step is committed. */
+static bool did_something = false;
 
 /* Set before the exit of a worker that leaves nothing undone. */
 static bool ended_normally = false;
@@ -360,7 +363,7 @@ static void
 look_again_at_exit(int code, Datum database)
 {
 	if (!ended_normally)
-		refit_launcher_look_again(DatumGetObjectId(database));
+		refit_launcher_look_again(DatumGetObjectId(database), !did_something);
 }
 
 /* Takes a setting over whatever the database or the role has. */
@@ -755,7 +758,10 @@ step_or_record(Work *work)
 	work->rest = -1;
 	work->error = run_transaction(work, do_step);
 	if (work->error == NULL)
+	{
+		did_something = true;
 		return;
+	}
 	second = run_transaction(work, record_error);
 	if (!work->gone)
 		log_error(work->error);

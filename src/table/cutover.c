@@ -4,7 +4,8 @@
  *	  Phase cutover: swap – alter – swap.
  *
  * In one transaction, under ACCESS EXCLUSIVE:
- *	 1. apply what is left in the log;
+ *	 1. apply what is left in the log, little, since all of it was applied just
+ *		before;
  *	 2. swap the storage of the table with the blank, an empty table of the old
  *		definition: now the table is empty;
  *	 3. drop the capture triggers, unhook views, suspend foreign keys;
@@ -50,7 +51,7 @@
 #include "util/fault.h"
 #include "util/polite_lock.h"
 
-/* Entries that may be left for the batch under the lock. */
+/* Keys in the batch just before the lock from which on it is not tried. */
 #define MOST_PENDING 2000
 
 static instr_time lock_granted;
@@ -185,16 +186,18 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	AlterTableStmt *stmt = strcmp(m->kind, "alter_table") == 0
 							   ? refit_actions_parse(m->definition)
 							   : NULL;
+	RefitBatch before = {0};
 	RefitBatch batch = {0};
 
 	m->next_phase = "catchup";
-	if (refit_capture_pending(m) > MOST_PENDING || refit_shape_was_emptied(m))
+	if (refit_shape_was_emptied(m))
+		return REFIT_RETURN;
+	refit_catchup_apply(m, &before);
+	if (before.keys > MOST_PENDING)
 		return REFIT_RETURN;
 	m->cutover_attempts++;
 	if (!lock_everything(m, stmt))
 	{
-		refit_capture_recycle(m);
-		refit_catchup_apply(m, &batch);
 		budget->pause_ms = refit_polite_lock_backoff(m);
 		return REFIT_WAIT;
 	}

@@ -341,6 +341,10 @@ check_leftovers(PGconn *conn)
 	is_good &= check_none(conn, "work schema left",
 						  "SELECT nspname FROM pg_namespace"
 						  " WHERE nspname LIKE 'refit\\_%'");
+	is_good &= check_none(conn, "capture trigger left",
+						  "SELECT tgrelid::regclass, tgname FROM pg_trigger t"
+						  " JOIN pg_proc p ON p.oid = tgfoid"
+						  " WHERE pronamespace::regnamespace::text = 'refit'");
 	is_good &= check_none(conn, "relrewrite left",
 						  "SELECT oid::regclass, relrewrite FROM pg_class"
 						  " WHERE relrewrite <> 0");

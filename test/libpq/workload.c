@@ -27,7 +27,6 @@
 #include "workload.h"
 
 #define PROBES 2
-#define USER_TRIGGERS 4
 
 /* The ways in which a transaction can be older than the migration. */
 typedef enum OldSort
@@ -279,9 +278,11 @@ await_capture(Load *load)
 		pause_ms(5);
 	until = clock_ms() + 3000;
 	while (clock_ms() < until && !atomic_load(&load->stop) &&
-		   number_or_die(conn, "SELECT count(*) FROM pg_trigger"
+		   number_or_die(conn, "SELECT count(*) FROM pg_trigger t"
+							   " JOIN pg_proc p ON p.oid = tgfoid"
 							   " WHERE tgrelid = 'zoo.item'::regclass"
-							   " AND NOT tgisinternal") <= USER_TRIGGERS)
+							   " AND pronamespace::regnamespace::text"
+							   " = 'refit'") == 0)
 		pause_ms(10);
 	PQfinish(conn);
 }
