@@ -5,7 +5,8 @@
  *
  * One batch, one snapshot: the dirty keys that it sees are deleted from the
  * twin, then the rows that the table has for them in the same snapshot are
- * transformed and inserted, and the log entries deleted.  A key says "look at
+ * transformed and inserted, and the log entries deleted.  When time is up the
+ * entries of the keys that are left stay in the log.  A key says "look at
  * the present state", so a batch can be any set of entries, in any order, and
  * applying one twice does no harm.
  *
@@ -61,6 +62,9 @@
 #define CUTOVER_BUDGET_MS 50
 /* So is one that had no more keys than this, however slow the machine is. */
 #define FEW_KEYS 200
+
+/* Keys that a batch works at least, however late it is. */
+#define LEAST_KEYS 100
 
 /* Steps that may lose ground before we say that we do. */
 #define DIVERGING_STEPS 20
@@ -157,12 +161,17 @@ collect_entries(CatchUp *c)
 	c->batch->entries = c->nentries;
 }
 
-/* Deletes the collected entries from the logs. */
+/*
+ * Deletes entries from the logs: those of the keys that were worked, and marks
+ * of TRUNCATE, for which the twin must not be emptied again.  An entry whose key
+ * there was no time for stays, and with it the key stays dirty.
+ */
 static void
-delete_entries(CatchUp *c)
+delete_entries(CatchUp *c, int64 worked)
 {
 	for (int64 i = 0; i < c->nentries; i++)
-		simple_heap_delete(c->logs[c->entries[i].log], &c->entries[i].tid);
+		if (i < worked || c->entries[i].key == NULL)
+			simple_heap_delete(c->logs[c->entries[i].log], &c->entries[i].tid);
 }
 
 /* Orders entries by key; marks of TRUNCATE come last. */
@@ -186,23 +195,13 @@ compare_entries(const void *a, const void *b, void *arg)
 	return 0;
 }
 
-/* Sorts the entries and keeps one of each key. */
-static void
-make_distinct(CatchUp *c)
+/* Is this the last of the entries for its key, in sorted order? */
+static bool
+ends_key(CatchUp *c, int64 i)
 {
-	int64 kept = 0;
-
-	qsort_arg(c->entries, c->nentries, sizeof(DirtyKey), compare_entries, c);
-	for (int64 i = 0; i < c->nentries; i++)
-	{
-		if (c->entries[i].key == NULL)
-			break;
-		if (kept == 0 ||
-			compare_entries(&c->entries[kept - 1], &c->entries[i], c) != 0)
-			c->entries[kept++] = c->entries[i];
-	}
-	c->nentries = kept;
-	c->batch->keys = kept;
+	return c->entries[i].key != NULL &&
+		   (i + 1 == c->nentries ||
+			compare_entries(&c->entries[i], &c->entries[i + 1], c) != 0);
 }
 
 /* Prepares the comparison of keys, for order and distinctness. */
@@ -289,6 +288,8 @@ delete_rows(CatchUp *c)
 		Datum key[INDEX_MAX_KEYS];
 
 		CHECK_FOR_INTERRUPTS();
+		if (!ends_key(c, i))
+			continue;
 		ResetPerTupleExprContext(c->transform->estate);
 		twin_key_of(c, c->entries[i].key, key);
 		if (find_row(scan, c->twin_key, nkeys, key, c->twin_row))
@@ -318,10 +319,14 @@ insert_row(CatchUp *c, TupleTableSlot *row)
 						get_rel_name(linitial_oid(recheck)))));
 }
 
-/* Inserts the rows that the table has for the dirty keys. */
-static void
+/*
+ * Inserts the rows that the table has for the dirty keys, until time is up.
+ * Returns the number of entries that are done with.
+ */
+static int64
 insert_rows(CatchUp *c)
 {
+	int64 worked = 0;
 	int nkeys = c->transform->nkeys;
 	IndexScanDesc scan =
 		refit_index_beginscan(c->source, c->source_key, c->snapshot, nkeys);
@@ -329,13 +334,22 @@ insert_rows(CatchUp *c)
 	for (int64 i = 0; i < c->nentries; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!find_row(scan, c->source_key, nkeys, c->entries[i].key, c->row))
+		if (!ends_key(c, i))
 			continue;
-		c->transform->input = c->row;
-		insert_row(c, c->row);
+		if (find_row(scan, c->source_key, nkeys, c->entries[i].key, c->row))
+			insert_row(c, c->row);
+		worked = i + 1;
+		c->batch->keys++;
+		if (c->batch->budget != NULL && c->batch->keys >= LEAST_KEYS &&
+			worked < c->nentries && refit_governor_step_over(c->batch->budget))
+		{
+			c->batch->complete = false;
+			break;
+		}
 	}
 	ExecClearTuple(c->row);
 	index_endscan(scan);
+	return worked;
 }
 
 /* Opens what a batch needs. */
@@ -395,14 +409,13 @@ work_batch(CatchUp *c)
 	collect_entries(c);
 	if (c->nentries == 0)
 		return;
-	delete_entries(c);
-	make_distinct(c);
+	qsort_arg(c->entries, c->nentries, sizeof(DirtyKey), compare_entries, c);
 	if (c->batch->truncated)
 		heap_truncate_one_rel(c->twin);
 	else
 		delete_rows(c);
 	REFIT_FAULT("catchup.deleted");
-	insert_rows(c);
+	delete_entries(c, insert_rows(c));
 	CommandCounterIncrement();
 }
 
@@ -515,6 +528,7 @@ refit_catchup_step(RefitMigration *m, RefitBudget *budget)
 	if (m->progress.cursor == 0)
 		m->progress.cursor = FIRST_BATCH;
 	batch.limit = m->progress.cursor < 0 ? 0 : m->progress.cursor;
+	batch.budget = batch.limit > 0 ? budget : NULL;
 
 	refit_shape_check(m);
 	refit_capture_check(m);

@@ -18,6 +18,7 @@
 typedef struct RefitBatch
 {
 	int64 limit;	/* entries to take at most; 0: all */
+	const RefitBudget *budget; /* NULL: no matter how long it takes */
 	int64 entries;	/* entries taken */
 	int64 keys;		/* distinct keys among them */
 	bool complete;	/* all visible entries were taken */

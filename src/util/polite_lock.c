@@ -37,6 +37,10 @@
 /* The same obstacle is an event once in so long. */
 #define EVENT_INTERVAL_MS 1000
 
+/* How often we look whether a slow holder has gone, and the pause between. */
+#define PATIENCE_LOOKS 20
+#define PATIENCE_PAUSE_US 10000
+
 #define BACKOFF_FIRST_MS 50
 #define BACKOFF_MOST_MS 1000
 
@@ -58,16 +62,14 @@ refit_polite_lock_on(Oid relid, LOCKMODE mode)
 	return lock;
 }
 
-/* Sorts by relation; the stronger lock of the same relation first. */
+/* Sorts by relation. */
 static int
 compare_locks(const ListCell *a, const ListCell *b)
 {
 	const RefitLock *x = lfirst(a);
 	const RefitLock *y = lfirst(b);
 
-	if (x->relid != y->relid)
-		return x->relid < y->relid ? -1 : 1;
-	return y->mode - x->mode;
+	return x->relid < y->relid ? -1 : x->relid > y->relid;
 }
 
 /*
@@ -199,9 +201,9 @@ note_failed_try(RefitMigration *m, const RefitLock *lock, const char *holder)
 						detail.data);
 }
 
-/* Is somebody in the way for whom queueing makes no sense? */
-static bool
-is_hopeless(RefitMigration *m, List *locks)
+/* Somebody for whom queueing makes no sense, or NULL. */
+static Holder *
+find_slow_holder(List *locks, RefitLock **lock)
 {
 	ListCell *lc;
 
@@ -209,11 +211,32 @@ is_hopeless(RefitMigration *m, List *locks)
 	{
 		Holder *holder = find_holder(lfirst(lc));
 
-		if (holder == NULL || !holder->is_slow)
-			continue;
-		note_failed_try(m, lfirst(lc), holder->text);
-		return true;
+		*lock = lfirst(lc);
+		if (holder != NULL && holder->is_slow)
+			return holder;
 	}
+	return NULL;
+}
+
+/*
+ * Waits a moment, without queueing, for such a holder to go, so that we are
+ * there when he does.  False: he stays.
+ */
+static bool
+wait_for_slow_holders(RefitMigration *m, List *locks)
+{
+	RefitLock *lock = NULL;
+	Holder *holder = NULL;
+
+	for (int i = 0; i < PATIENCE_LOOKS; i++)
+	{
+		holder = find_slow_holder(locks, &lock);
+		if (holder == NULL)
+			return true;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(PATIENCE_PAUSE_US);
+	}
+	note_failed_try(m, lock, holder->text);
 	return false;
 }
 
@@ -254,12 +277,32 @@ lock_in_subtransaction(List *locks)
 	return result;
 }
 
+/* Moves the lock on a relation to the front. */
+static List *
+put_first(List *locks, Oid relid)
+{
+	ListCell *lc;
+
+	foreach (lc, locks)
+	{
+		RefitLock *lock = lfirst(lc);
+
+		if (lock->relid != relid)
+			continue;
+		locks = foreach_delete_current(locks, lc);
+		return lcons(lock, locks);
+	}
+	return locks;
+}
+
 /* One try. */
 bool
 refit_polite_lock_try(RefitMigration *m, List *locks)
 {
+	/* the table itself comes first: most who hold the rest hold it too */
 	list_sort(locks, compare_locks);
-	if (is_hopeless(m, locks))
+	locks = put_first(locks, m->relid);
+	if (!wait_for_slow_holders(m, locks))
 		return false;
 	if (!lock_in_subtransaction(locks))
 	{

@@ -11,8 +11,10 @@
  * go away and back off.  Plain autovacuum is asked to leave, as the deadlock
  * checker would.  Nobody else is ever cancelled.
  *
- * Several locks are taken in order of relation oid, so that two migrations
- * cannot deadlock; a failed try gives all of them back.
+ * Of several locks the one on the migration's table is taken first, since most
+ * who hold the others hold it too, then the rest in order of oid.  A failed try
+ * gives all of them back; as no wait is longer than the budget, two migrations
+ * cannot deadlock for good.
  *
  * This is the only file that asks for a lock that conflicts with writers on a
  * relation that others use.
