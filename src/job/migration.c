@@ -738,19 +738,18 @@ refit_migration_failed(int64 id, const ErrorData *edata)
 static int64
 find_by_name(const RefitSubmission *s)
 {
-	Oid types[3] = {TEXTOID, TEXTOID, TEXTOID};
-	Datum values[3];
+	Oid types[4] = {TEXTOID, TEXTOID, TEXTOID, OIDOID};
+	Datum values[4];
 	char *found;
 
 	values[0] = CStringGetTextDatum(s->name);
 	values[1] = CStringGetTextDatum(s->kind);
 	values[2] = CStringGetTextDatum(s->definition);
-	found = refit_sql_text(
-		psprintf("SELECT CASE WHEN kind = $2 AND definition = $3"
-				 " AND relid = %u THEN id ELSE -id END"
-				 " FROM refit.migration WHERE name = $1",
-				 s->relid),
-		3, types, values);
+	values[3] = ObjectIdGetDatum(s->relid);
+	found = refit_sql_text("SELECT CASE WHEN kind = $2 AND definition = $3"
+						   " AND relid = $4 THEN id ELSE -id END"
+						   " FROM refit.migration WHERE name = $1",
+						   4, types, values);
 	return found != NULL ? strtoll(found, NULL, 10) : 0;
 }
 

@@ -18,6 +18,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
@@ -57,7 +58,48 @@ refit_set_local(const char *name, const char *value)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* Runs fixed SQL as the bootstrap superuser; the caller is in SPI. */
+/* A statement that was planned before, by its text. */
+typedef struct RefitCachedPlan
+{
+	const char *sql; /* hash key; the texts are literals */
+	SPIPlanPtr plan;
+} RefitCachedPlan;
+
+/* The plan for a statement, made once a session. */
+static SPIPlanPtr
+plan_for(const char *sql, int nargs, Oid *types)
+{
+	static HTAB *plans = NULL;
+	RefitCachedPlan *entry;
+	bool found;
+
+	if (plans == NULL)
+	{
+		HASHCTL info = {.keysize = sizeof(char *),
+						.entrysize = sizeof(RefitCachedPlan)};
+
+		plans = hash_create("pg_refit plans", 64, &info, HASH_ELEM | HASH_BLOBS);
+	}
+	entry = hash_search(plans, &sql, HASH_ENTER, &found);
+	if (!found)
+		entry->plan = NULL;
+	if (entry->plan == NULL)
+	{
+		SPIPlanPtr plan = SPI_prepare(sql, nargs, types);
+
+		if (plan == NULL)
+			elog(ERROR, "could not prepare \"%s\": %s", sql,
+				 SPI_result_code_string(SPI_result));
+		SPI_keepplan(plan);
+		entry->plan = plan;
+	}
+	return entry->plan;
+}
+
+/*
+ * Runs fixed SQL as the bootstrap superuser; the caller is in SPI.  The text is
+ * a literal: its plan is kept under its address.
+ */
 uint64
 refit_sql(const char *sql, int nargs, Oid *types, Datum *values,
 		  const bool *nulls)
@@ -75,7 +117,7 @@ refit_sql(const char *sql, int nargs, Oid *types, Datum *values,
 	}
 
 	refit_rights_begin(&save, BOOTSTRAP_SUPERUSERID, false);
-	rc = SPI_execute_with_args(sql, nargs, types, values, marks, false, 0);
+	rc = SPI_execute_plan(plan_for(sql, nargs, types), values, marks, false, 0);
 	if (rc < 0)
 		elog(ERROR, "could not execute \"%s\": %s", sql,
 			 SPI_result_code_string(rc));

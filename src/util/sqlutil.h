@@ -33,8 +33,9 @@ extern void refit_set_local(const char *name, const char *value);
 
 /*
  * Fixed SQL on our own tables and catalogs, as the bootstrap superuser.
- * nargs parameters of type text, int8 and so on.  The caller is connected to
- * SPI and reads SPI_tuptable.  Returns the number of rows.
+ * sql is a string literal: the plan is kept for the session, under its address.
+ * The caller is connected to SPI and reads SPI_tuptable.  Returns the number of
+ * rows.
  */
 extern uint64 refit_sql(const char *sql, int nargs, Oid *types, Datum *values,
 						const bool *nulls);
