@@ -268,7 +268,8 @@ SET search_path = pg_catalog, pg_temp
 RETURN (SELECT s.begins + (s.ends - s.begins)
 		* CASE WHEN total > 0 THEN least(done / total, 1) ELSE 0 END
 	FROM (VALUES ('plan', 0, 0), ('prepare', 0, 1), ('capture', 1, 2),
-		('copy', 2, 60), ('index', 60, 85), ('analyze', 85, 88),
+		('copy', 2, 60), ('order', 60, 84),
+		('index', 60, 85), ('analyze', 85, 88),
 		('catchup', 88, 94), ('cutover', 94, 95), ('alter', 0, 5),
 		('validate', 5, 99), ('settle', 95, 99), ('cleanup', 99, 100))
 		AS s(name, begins, ends)

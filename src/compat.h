@@ -15,6 +15,8 @@
 #include "catalog/index.h"
 #include "catalog/pg_attrdef.h"
 #include "catalog/pg_class.h"
+#include "access/table.h"
+#include "commands/cluster.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
 #include "storage/bufmgr.h"
@@ -147,6 +149,22 @@ refit_next_proclock(PGPROC *proc, int partition, PROCLOCK *prev)
 #endif
 }
 
+/* 18 wants the table open. */
+static inline void
+refit_cluster(Oid table, Oid index)
+{
+	ClusterParams params = {0};
+
+#if PG_VERSION_NUM >= 190000
+	cluster_rel(REPACK_COMMAND_CLUSTER, table_open(table, AccessExclusiveLock),
+				index, &params, true);
+#elif PG_VERSION_NUM >= 180000
+	cluster_rel(table_open(table, AccessExclusiveLock), index, &params);
+#else
+	cluster_rel(table, index, &params);
+#endif
+}
+
 /* 16 added a flag for summarizing indexes. */
 static inline List *
 refit_insert_index_tuples(ResultRelInfo *rel, TupleTableSlot *slot,
@@ -181,8 +199,8 @@ refit_extend_by_page(Relation rel)
 #if PG_VERSION_NUM >= 160000
 	buffer = ExtendBufferedRel(BMR_REL(rel), MAIN_FORKNUM, NULL, EB_LOCK_FIRST);
 #else
-	buffer = ReadBufferExtended(rel, MAIN_FORKNUM, P_NEW, RBM_ZERO_AND_LOCK,
-								NULL);
+	buffer =
+		ReadBufferExtended(rel, MAIN_FORKNUM, P_NEW, RBM_ZERO_AND_LOCK, NULL);
 #endif
 	result = BufferGetBlockNumber(buffer);
 	UnlockReleaseBuffer(buffer);

@@ -56,16 +56,16 @@ typedef struct RefitBaseline
 typedef struct RefitRewrite
 {
 	bool exists;
-	Oid twin;				 /* table of the new definition */
-	Oid blank;				 /* empty table of the old definition */
-	Oid key_index;			 /* the table's index whose key capture logs */
-	Oid trigger;			 /* the capture trigger, once it is there */
+	Oid twin;					/* table of the new definition */
+	Oid blank;					/* empty table of the old definition */
+	Oid key_index;				/* the table's index whose key capture logs */
+	Oid trigger;				/* the capture trigger, once it is there */
 	TransactionId trigger_xmin; /* its catalog row's xmin: was it touched? */
-	Oid logs[REFIT_LOGS];	 /* logs of dirty keys */
-	Oid filenode;			 /* the table's storage that is being copied */
-	int64 twin_blocks;		 /* committed length of the twin */
-	char *fingerprint;		 /* definition the plan was made for */
-	RefitBaseline baseline;	 /* valid once trigger is */
+	Oid logs[REFIT_LOGS];		/* logs of dirty keys */
+	Oid filenode;				/* the table's storage that is being copied */
+	int64 twin_blocks;			/* committed length of the twin */
+	char *fingerprint;			/* definition the plan was made for */
+	RefitBaseline baseline;		/* valid once trigger is */
 } RefitRewrite;
 
 /* Counters and cursor of the present phase: refit.migration_progress. */
@@ -77,12 +77,12 @@ typedef struct RefitProgress
 	int64 rows_total;
 	int64 bytes_done;
 	int64 bytes_total;
-	int64 pending;	   /* rows in the capture logs */
-	double rate;	   /* rows per second, smoothed, sleeps included */
-	int budget_ms;	   /* present chunk budget */
-	int errors;		   /* failed steps at this place */
+	int64 pending;		/* rows in the capture logs */
+	double rate;		/* rows per second, smoothed, sleeps included */
+	int budget_ms;		/* present chunk budget */
+	int errors;			/* failed steps at this place */
 	char *throttled_by; /* signal that slows us, NULL: none */
-	char *waiting_for; /* who holds the lock we want, NULL: nobody */
+	char *waiting_for;	/* who holds the lock we want, NULL: nobody */
 	char *message;
 } RefitProgress;
 
@@ -98,9 +98,9 @@ typedef struct RefitMigration
 	char *strategy;	  /* NULL until planned */
 	char *state;
 	char *phase;
-	char *request; /* what a control function asked for, or NULL */
-	char *goal;	   /* final state that phase cleanup leads to */
-	char *cutover; /* auto | manual */
+	char *request;	   /* what a control function asked for, or NULL */
+	char *goal;		   /* final state that phase cleanup leads to */
+	char *cutover;	   /* auto | manual */
 	char *search_path; /* of the submitter, for names in definition */
 	Jsonb *options;
 	int64 cutover_attempts;

@@ -68,11 +68,11 @@ check_rights(int64 id)
 	if (superuser())
 		return;
 	if (get_rel_name(m->relid) == NULL || !refit_owns_relation(m->relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for migration " INT64_FORMAT, id),
-				 errdetail("Only the owner of %s may control it.",
-						   m->relation)));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for migration " INT64_FORMAT, id),
+			 errdetail("Only the owner of %s may control it.", m->relation)));
 }
 
 /* Checks rights, then asks the state machine. */
@@ -149,6 +149,7 @@ refit_set_option(PG_FUNCTION_ARGS)
 			  " to_jsonb($3)) END WHERE id = $1",
 			  3, types, values, nulls);
 	SPI_finish();
+	refit_worker_start_at_commit();
 	refit_worker_wake_at_commit(id);
 	return CStringGetTextDatum(refit_catalog_load(id)->state);
 }
@@ -175,6 +176,7 @@ refit_throttle(PG_FUNCTION_ARGS)
 						errmsg("permission denied to throttle every migration"),
 						errhint("Name a migration of a table that you own.")));
 	refit_governor_hold(id, ratio, PG_GETARG_INTERVAL_P(1));
+	refit_worker_start_at_commit();
 	if (id == 0)
 		PG_RETURN_TEXT_P(cstring_to_text("all"));
 	refit_worker_wake_at_commit(id);
@@ -198,8 +200,8 @@ current_state(int64 id, char **message)
 	char *state;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	state = refit_sql_text("SELECT state FROM refit.migration WHERE id = $1",
-						   1, types, values);
+	state = refit_sql_text("SELECT state FROM refit.migration WHERE id = $1", 1,
+						   types, values);
 	*message = refit_sql_text("SELECT concat_ws(' ', error_message,"
 							  " error_detail) FROM refit.migration"
 							  " WHERE id = $1",
@@ -252,11 +254,10 @@ refit_wait(PG_FUNCTION_ARGS)
 		if (state == NULL)
 			refuse_unknown(id);
 		if (strcmp(state, "failed") == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("migration " INT64_FORMAT " has failed", id),
-					 errdetail("%s", message),
-					 errhint("See refit.migrations and refit.events.")));
+			ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+							errmsg("migration " INT64_FORMAT " has failed", id),
+							errdetail("%s", message),
+							errhint("See refit.migrations and refit.events.")));
 		if (is_settled(state) || strcmp(state, "ready") == 0 ||
 			strcmp(state, "paused") == 0)
 			return CStringGetTextDatum(state);

@@ -40,8 +40,7 @@ option_names(void)
 
 	initStringInfo(&names);
 	for (int i = 0; i < lengthof(options); i++)
-		appendStringInfo(&names, "%s\"%s\"", i > 0 ? ", " : "",
-						 options[i].key);
+		appendStringInfo(&names, "%s\"%s\"", i > 0 ? ", " : "", options[i].key);
 	return names.data;
 }
 
@@ -68,8 +67,7 @@ void
 refit_options_check_value(const char *key, const char *value)
 {
 	static const char *const examples[] = {"a duration like \"500ms\"",
-										   "a size like \"64MB\"",
-										   "a number"};
+										   "a size like \"64MB\"", "a number"};
 
 	for (int i = 0; i < lengthof(options); i++)
 	{

@@ -18,4 +18,4 @@ extern Jsonb *refit_options_check(FunctionCallInfo fcinfo, int n);
 /* Checks one option's value. */
 extern void refit_options_check_value(const char *key, const char *value);
 
-#endif							/* REFIT_OPTIONS_H */
+#endif /* REFIT_OPTIONS_H */

@@ -94,7 +94,7 @@ refit_alter_table(PG_FUNCTION_ARGS)
 						errhint("Leave out revertible.")));
 	s.options = refit_options_check(fcinfo, 6);
 	refit_plan_check_table(s.relid);
-	(void) refit_plan_make(s.relid, refit_actions_parse(s.definition),
+	(void) refit_plan_make(s.relid, refit_actions_parse(s.definition), NULL,
 						   namespace_search_path);
 	PG_RETURN_INT64(refit_migration_submit(&s));
 }
@@ -114,11 +114,7 @@ refit_repack(PG_FUNCTION_ARGS)
 	s.name = text_arg(fcinfo, 2);
 	s.options = refit_options_check(fcinfo, 3);
 	refit_plan_check_table(s.relid);
-	if (s.definition[0] != '\0')
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("an order is not supported yet"),
-						errhint("Leave out order_by.")));
-	(void) refit_plan_make(s.relid, NULL, namespace_search_path);
+	(void) refit_plan_make(s.relid, NULL, s.definition, namespace_search_path);
 	PG_RETURN_INT64(refit_migration_submit(&s));
 }
 
@@ -169,7 +165,7 @@ refit_plan(PG_FUNCTION_ARGS)
 
 	refit_plan_check_table(relid);
 	stmt = refit_actions_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	plan = refit_plan_make(relid, stmt, namespace_search_path);
+	plan = refit_plan_make(relid, stmt, NULL, namespace_search_path);
 
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < lengthof(plan_lines); i++)
@@ -192,8 +188,7 @@ refit_plan(PG_FUNCTION_ARGS)
 		values[5] = Int64GetDatum(plan->bytes);
 		nulls[6] = true;
 		values[6] = (Datum) 0;
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values,
-							 nulls);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
 }

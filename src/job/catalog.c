@@ -193,8 +193,8 @@ load_migration(RefitMigration *m, MemoryContext context)
 	m->cutover_lock_ms = load_float(LOAD_CUTOVER_LOCK_MS, -1);
 
 	old = MemoryContextSwitchTo(context);
-	m->options = DatumGetJsonbP(
-		DirectFunctionCall1(jsonb_in, CStringGetDatum(options)));
+	m->options =
+		DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(options)));
 	MemoryContextSwitchTo(old);
 }
 
@@ -244,9 +244,9 @@ void
 refit_catalog_save_progress(const RefitMigration *m)
 {
 	const RefitProgress *p = &m->progress;
-	Oid types[15] = {INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+	Oid types[15] = {INT8OID, INT8OID, INT8OID, INT8OID,   INT8OID,
 					 INT8OID, INT8OID, INT8OID, FLOAT8OID, INT4OID,
-					 INT4OID, TEXTOID, TEXTOID, TEXTOID, INT4OID};
+					 INT4OID, TEXTOID, TEXTOID, TEXTOID,   INT4OID};
 	Datum values[15];
 	bool nulls[15] = {false};
 
@@ -282,8 +282,8 @@ void
 refit_catalog_save_rewrite(const RefitMigration *m)
 {
 	const RefitRewrite *r = &m->rewrite;
-	Oid types[12] = {INT8OID, OIDOID, OIDOID, OIDOID, OIDOID, INT8OID,
-					 OIDOID, OIDOID, OIDOID, INT8OID, TEXTOID, TEXTOID};
+	Oid types[12] = {INT8OID, OIDOID, OIDOID, OIDOID,  OIDOID,	INT8OID,
+					 OIDOID,  OIDOID, OIDOID, INT8OID, TEXTOID, TEXTOID};
 	Datum values[12];
 	bool nulls[12] = {false};
 
@@ -355,16 +355,16 @@ char *
 refit_catalog_option(const RefitMigration *m, const char *key)
 {
 	JsonbValue buf;
-	JsonbValue *v = getKeyJsonValueFromContainer(&m->options->root, key,
-												 strlen(key), &buf);
+	JsonbValue *v =
+		getKeyJsonValueFromContainer(&m->options->root, key, strlen(key), &buf);
 
 	if (v == NULL || v->type == jbvNull)
 		return NULL;
 	if (v->type == jbvString)
 		return pnstrdup(v->val.string.val, v->val.string.len);
 	if (v->type == jbvNumeric)
-		return DatumGetCString(DirectFunctionCall1(
-			numeric_out, NumericGetDatum(v->val.numeric)));
+		return DatumGetCString(
+			DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)));
 	if (v->type == jbvBool)
 		return pstrdup(v->val.boolean ? "true" : "false");
 	return NULL;

@@ -94,6 +94,7 @@ static const Phase phases[] = {
 	{"rewrite", "prepare", refit_build_prepare, false},
 	{"rewrite", "capture", refit_capture_install, false},
 	{"rewrite", "copy", refit_copy_step, false},
+	{"rewrite", "order", refit_build_order, false},
 	{"rewrite", "index", refit_build_index, false},
 	{"rewrite", "analyze", refit_build_analyze, false},
 	{"rewrite", "catchup", refit_catchup_step, false},
@@ -239,10 +240,9 @@ load_for_control(int64 id)
 		m = refit_catalog_load(id);
 	}
 	if (m == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("migration " INT64_FORMAT " does not exist", id),
-				 errhint("Look in refit.migrations.")));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("migration " INT64_FORMAT " does not exist", id),
+						errhint("Look in refit.migrations.")));
 	return m;
 }
 
@@ -289,28 +289,27 @@ refit_migration_startable(void)
 	List *ids = NIL;
 
 	SPI_connect();
-	refit_sql(
-		"SELECT m.id FROM refit.migration m"
-		" WHERE m.state IN ('queued', 'running', 'ready')"
-		" AND NOT EXISTS (SELECT FROM refit.migration e"
-		"  WHERE e.relid = m.relid AND e.id < m.id AND e.state IN"
-		"   ('queued', 'running', 'paused', 'ready', 'revertible'))"
-		" AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l"
-		"  WHERE l.locktype = 'advisory' AND l.objsubid = $1"
-		"  AND l.database = (SELECT oid FROM pg_catalog.pg_database"
-		"   WHERE datname = current_database())"
-		"  AND l.classid::int8 = m.id >> 32"
-		"  AND l.objid::int8 = m.id & 4294967295)"
-		" ORDER BY m.id",
-		1, types, values, NULL);
+	refit_sql("SELECT m.id FROM refit.migration m"
+			  " WHERE m.state IN ('queued', 'running', 'ready')"
+			  " AND NOT EXISTS (SELECT FROM refit.migration e"
+			  "  WHERE e.relid = m.relid AND e.id < m.id AND e.state IN"
+			  "   ('queued', 'running', 'paused', 'ready', 'revertible'))"
+			  " AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l"
+			  "  WHERE l.locktype = 'advisory' AND l.objsubid = $1"
+			  "  AND l.database = (SELECT oid FROM pg_catalog.pg_database"
+			  "   WHERE datname = current_database())"
+			  "  AND l.classid::int8 = m.id >> 32"
+			  "  AND l.objid::int8 = m.id & 4294967295)"
+			  " ORDER BY m.id",
+			  1, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		int64 *id = MemoryContextAlloc(context, sizeof(int64));
 		MemoryContext old = MemoryContextSwitchTo(context);
 
-		*id = strtoll(SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-								   1),
-					  NULL, 10);
+		*id = strtoll(
+			SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1), NULL,
+			10);
 		ids = lappend(ids, id);
 		MemoryContextSwitchTo(old);
 	}
@@ -332,12 +331,12 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 	RefitPlan *plan;
 
 	refit_plan_check_table(m->relid);
-	plan = refit_plan_make(m->relid, stmt, m->search_path);
+	plan = refit_plan_make(m->relid, stmt, stmt == NULL ? m->definition : NULL,
+						   m->search_path);
 	m->strategy = pstrdup(plan->strategy);
-	refit_catalog_event(m, "plan",
-						psprintf("strategy %s: %s", plan->strategy,
-								 plan->reason),
-						NULL);
+	refit_catalog_event(
+		m, "plan", psprintf("strategy %s: %s", plan->strategy, plan->reason),
+		NULL);
 	return REFIT_NEXT;
 }
 
@@ -419,6 +418,13 @@ finish(RefitMigration *m)
 			   "DELETE FROM refit.owed WHERE id = $1 AND ($2 IS NULL)"
 			   " AND ($3 IS NULL) AND ($4 IS NULL)",
 			   NULL, NULL, NULL);
+	if (m->goal == NULL) /* it got over whatever error there was */
+		update_row(m,
+				   "UPDATE refit.migration SET error_code = NULL,"
+				   " error_message = NULL, error_detail = NULL,"
+				   " error_hint = NULL, error_context = NULL WHERE id = $1"
+				   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
+				   NULL, NULL, NULL);
 	set_phase(m, NULL);
 	set_state(m, m->goal != NULL ? m->goal : "completed");
 	return -1;
@@ -598,10 +604,10 @@ do_step(RefitMigration *m)
 		return rest;
 	}
 	INSTR_TIME_SET_CURRENT(budget.start);
-	budget.chunk_ms = m->progress.budget_ms > 0
-						  ? m->progress.budget_ms
-						  : refit_catalog_option_ms(m, "chunk_time",
-													refit_chunk_time);
+	budget.chunk_ms =
+		m->progress.budget_ms > 0
+			? m->progress.budget_ms
+			: refit_catalog_option_ms(m, "chunk_time", refit_chunk_time);
 	outcome = run_step(m, phase, &budget);
 	INSTR_TIME_SET_CURRENT(now);
 	INSTR_TIME_SUBTRACT(now, budget.start);
@@ -626,8 +632,8 @@ refit_migration_step(int64 id)
 	AtEOXact_GUC(false, guc_level);
 
 	/* the cutover, and whatever a client may have been told, is durable */
-	if (m != NULL && (rest < 0 || m->phase == NULL ||
-					  strcmp(m->phase, "copy") != 0))
+	if (m != NULL &&
+		(rest < 0 || m->phase == NULL || strcmp(m->phase, "copy") != 0))
 		ForceSyncCommit();
 	return rest;
 }
@@ -656,7 +662,7 @@ is_final(int sqlerrcode)
 		   category == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
 		   category == ERRCODE_FEATURE_NOT_SUPPORTED ||
 		   category == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
-		   category == 
+		   category ==
 			   ERRCODE_TO_CATEGORY(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST);
 }
 
@@ -717,9 +723,9 @@ refit_migration_failed(int64 id, const ErrorData *edata)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	m = refit_catalog_load(id);
-	if (m == NULL || (strcmp(m->state, "queued") != 0 &&
-					  strcmp(m->state, "running") != 0 &&
-					  strcmp(m->state, "ready") != 0))
+	if (m == NULL ||
+		(strcmp(m->state, "queued") != 0 && strcmp(m->state, "running") != 0 &&
+		 strcmp(m->state, "ready") != 0))
 		rest = -1;
 	else
 	{
@@ -774,7 +780,7 @@ find_same(const RefitSubmission *s)
 static int64
 insert_row(const RefitSubmission *s)
 {
-	Oid types[11] = {TEXTOID, TEXTOID, OIDOID, TEXTOID, TEXTOID, TEXTOID,
+	Oid types[11] = {TEXTOID, TEXTOID,	   OIDOID,	 TEXTOID, TEXTOID, TEXTOID,
 					 TEXTOID, INTERVALOID, JSONBOID, TEXTOID, TEXTOID};
 	Datum values[11];
 	bool nulls[11] = {false};
@@ -816,8 +822,8 @@ refit_migration_submit(const RefitSubmission *s)
 
 	if (id != 0)
 	{
-		ereport(NOTICE, (errmsg("migration \"%s\" was submitted before",
-								s->name)));
+		ereport(NOTICE,
+				(errmsg("migration \"%s\" was submitted before", s->name)));
 		refit_worker_start_at_commit();
 		return id;
 	}
@@ -905,10 +911,9 @@ refit_migration_cancel(int64 id)
 
 	if (strcmp(m->state, "cancelled") == 0)
 		return m->state;
-	if (is_finished(m) || (m->phase != NULL && find_phase(m)->after_cutover &&
-						   m->goal == NULL))
-		refuse(m, "cancelled",
-			   "The new definition is in place already.");
+	if (is_finished(m) ||
+		(m->phase != NULL && find_phase(m)->after_cutover && m->goal == NULL))
+		refuse(m, "cancelled", "The new definition is in place already.");
 	if (!refit_migration_claim(id, false))
 		return ask_worker(m, "cancel");
 	if (m->phase == NULL)

@@ -48,35 +48,35 @@ typedef struct Owed
  * The query that finds a violating row between two ctids, by the kind of
  * constraint.  A foreign key compares with its own operators, as RI does.
  */
-#define VIOLATION_QUERY                                                        \
-	"CASE c.contype WHEN 'c' THEN"                                             \
-	" format('SELECT x::text FROM ONLY %s x WHERE x.ctid >= $1 AND"            \
-	"  x.ctid < $2 AND NOT (%s) LIMIT 1', c.conrelid::regclass,"               \
-	"  pg_get_expr(c.conbin, c.conrelid))"                                     \
-	" WHEN 'f' THEN (SELECT format('SELECT (SELECT r FROM (SELECT %s) r)::text"\
-	"  FROM ONLY %s x WHERE x.ctid >= $1 AND x.ctid < $2 AND %s LIMIT 1',"     \
-	"  string_agg(format('x.%I', fa.attname), ', ' ORDER BY k.n),"             \
-	"  c.conrelid::regclass,"                                                  \
-	"  CASE WHEN c.confmatchtype = 'f' THEN"                                   \
-	"   format('NOT (%s) AND (%s OR NOT EXISTS (SELECT FROM ONLY %s p"         \
-	"    WHERE %s))',"                                                         \
-	"    string_agg(format('x.%I IS NULL', fa.attname), ' AND '),"             \
-	"    string_agg(format('x.%I IS NULL', fa.attname), ' OR '),"              \
-	"    c.confrelid::regclass,"                                               \
-	"    string_agg(format('p.%I OPERATOR(%I.%s) x.%I', pa.attname,"           \
-	"     n.nspname, o.oprname, fa.attname), ' AND '))"                        \
-	"  ELSE format('%s AND NOT EXISTS (SELECT FROM ONLY %s p WHERE %s)',"      \
-	"    string_agg(format('x.%I IS NOT NULL', fa.attname), ' AND '),"         \
-	"    c.confrelid::regclass,"                                               \
-	"    string_agg(format('p.%I OPERATOR(%I.%s) x.%I', pa.attname,"           \
-	"     n.nspname, o.oprname, fa.attname), ' AND ')) END)"                   \
-	"  FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY"          \
-	"   AS k(f, p, op, n)"                                                     \
-	"  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid"            \
-	"   AND fa.attnum = k.f"                                                   \
-	"  JOIN pg_catalog.pg_attribute pa ON pa.attrelid = c.confrelid"           \
-	"   AND pa.attnum = k.p"                                                   \
-	"  JOIN pg_catalog.pg_operator o ON o.oid = k.op"                          \
+#define VIOLATION_QUERY                                                         \
+	"CASE c.contype WHEN 'c' THEN"                                              \
+	" format('SELECT x::text FROM ONLY %s x WHERE x.ctid >= $1 AND"             \
+	"  x.ctid < $2 AND NOT (%s) LIMIT 1', c.conrelid::regclass,"                \
+	"  pg_get_expr(c.conbin, c.conrelid))"                                      \
+	" WHEN 'f' THEN (SELECT format('SELECT (SELECT r FROM (SELECT %s) r)::text" \
+	"  FROM ONLY %s x WHERE x.ctid >= $1 AND x.ctid < $2 AND %s LIMIT 1',"      \
+	"  string_agg(format('x.%I', fa.attname), ', ' ORDER BY k.n),"              \
+	"  c.conrelid::regclass,"                                                   \
+	"  CASE WHEN c.confmatchtype = 'f' THEN"                                    \
+	"   format('NOT (%s) AND (%s OR NOT EXISTS (SELECT FROM ONLY %s p"          \
+	"    WHERE %s))',"                                                          \
+	"    string_agg(format('x.%I IS NULL', fa.attname), ' AND '),"              \
+	"    string_agg(format('x.%I IS NULL', fa.attname), ' OR '),"               \
+	"    c.confrelid::regclass,"                                                \
+	"    string_agg(format('p.%I OPERATOR(%I.%s) x.%I', pa.attname,"            \
+	"     n.nspname, o.oprname, fa.attname), ' AND '))"                         \
+	"  ELSE format('%s AND NOT EXISTS (SELECT FROM ONLY %s p WHERE %s)',"       \
+	"    string_agg(format('x.%I IS NOT NULL', fa.attname), ' AND '),"          \
+	"    c.confrelid::regclass,"                                                \
+	"    string_agg(format('p.%I OPERATOR(%I.%s) x.%I', pa.attname,"            \
+	"     n.nspname, o.oprname, fa.attname), ' AND ')) END)"                    \
+	"  FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY"           \
+	"   AS k(f, p, op, n)"                                                      \
+	"  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid"             \
+	"   AND fa.attnum = k.f"                                                    \
+	"  JOIN pg_catalog.pg_attribute pa ON pa.attrelid = c.confrelid"            \
+	"   AND pa.attnum = k.p"                                                    \
+	"  JOIN pg_catalog.pg_operator o ON o.oid = k.op"                           \
 	"  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace) END"
 
 /* The next constraint to check, or NULL. */

@@ -22,4 +22,4 @@
 extern RefitOutcome refit_constraint_step(RefitMigration *m,
 										  RefitBudget *budget);
 
-#endif							/* REFIT_CONSTRAINT_H */
+#endif /* REFIT_CONSTRAINT_H */

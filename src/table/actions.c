@@ -78,8 +78,8 @@ parse_one(const char *actions)
 	List *statements;
 	Node *node;
 
-	statements = raw_parser(
-		psprintf("ALTER TABLE " PLACEHOLDER " %s", actions), RAW_PARSE_DEFAULT);
+	statements = raw_parser(psprintf("ALTER TABLE " PLACEHOLDER " %s", actions),
+							RAW_PARSE_DEFAULT);
 	if (list_length(statements) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
@@ -91,11 +91,10 @@ parse_one(const char *actions)
 
 	node = linitial_node(RawStmt, statements)->stmt;
 	if (!IsA(node, AlterTableStmt))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("this action is not an online table change: %s",
-						actions),
-				 errhint(DDL_HINT)));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("this action is not an online table change: %s",
+							   actions),
+						errhint(DDL_HINT)));
 	return (AlterTableStmt *) node;
 }
 
@@ -113,7 +112,7 @@ refit_actions_parse(const char *actions)
 								"table's name in SQL.")));
 
 	stmt = parse_one(actions);
-	foreach (lc, stmt->cmds)
+	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
@@ -140,8 +139,8 @@ is_foreign_key(Oid relid, const char *name)
 	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(conoid));
 	if (!HeapTupleIsValid(tuple))
 		return false;
-	result = ((Form_pg_constraint) GETSTRUCT(tuple))->contype ==
-			 CONSTRAINT_FOREIGN;
+	result =
+		((Form_pg_constraint) GETSTRUCT(tuple))->contype == CONSTRAINT_FOREIGN;
 	ReleaseSysCache(tuple);
 	return result;
 }
@@ -154,7 +153,7 @@ strip_references(ColumnDef *column)
 	ListCell *lc;
 	bool after_foreign = false;
 
-	foreach (lc, column->constraints)
+	foreach(lc, column->constraints)
 	{
 		Constraint *c = lfirst_node(Constraint, lc);
 		bool attribute = c->contype == CONSTR_ATTR_DEFERRABLE ||
@@ -183,7 +182,7 @@ refit_actions_for_twin(const AlterTableStmt *original, Oid relid)
 	List *kept = NIL;
 	ListCell *lc;
 
-	foreach (lc, stmt->cmds)
+	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
@@ -274,11 +273,10 @@ refit_actions_run_public(const AlterTableStmt *original, Oid relid,
 
 	stmt->relation = range_var_of(relid);
 	refit_set_local("search_path", search_path);
-	ProcessUtility(wrap_utility(stmt),
-				   psprintf("ALTER TABLE %s %s", refit_qualified_name(relid),
-							actions),
-				   false, PROCESS_UTILITY_QUERY, NULL, NULL, None_Receiver,
-				   NULL);
+	ProcessUtility(
+		wrap_utility(stmt),
+		psprintf("ALTER TABLE %s %s", refit_qualified_name(relid), actions),
+		false, PROCESS_UTILITY_QUERY, NULL, NULL, None_Receiver, NULL);
 	CommandCounterIncrement();
 	AtEOXact_GUC(true, guc_level);
 }
@@ -293,7 +291,7 @@ refit_actions_alters_type(const AlterTableStmt *stmt, const char *column,
 	*using_expr = NULL;
 	if (stmt == NULL)
 		return false;
-	foreach (lc, stmt->cmds)
+	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
@@ -329,7 +327,7 @@ lift_constraints(ColumnDef *column)
 	List *lifted = NIL;
 	ListCell *lc;
 
-	foreach (lc, column->constraints)
+	foreach(lc, column->constraints)
 	{
 		Constraint *c = lfirst_node(Constraint, lc);
 		AlterTableCmd *cmd;
@@ -357,7 +355,7 @@ refit_actions_skip_validation(AlterTableStmt *stmt)
 	List *lifted = NIL;
 	ListCell *lc;
 
-	foreach (lc, stmt->cmds)
+	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 

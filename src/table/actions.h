@@ -52,4 +52,4 @@ extern bool refit_actions_alters_type(const AlterTableStmt *stmt,
  */
 extern void refit_actions_skip_validation(AlterTableStmt *stmt);
 
-#endif							/* REFIT_ACTIONS_H */
+#endif /* REFIT_ACTIONS_H */

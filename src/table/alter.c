@@ -97,7 +97,7 @@ defer_scans(RefitMigration *m, const AlterTableStmt *original)
 	ListCell *lc;
 
 	refit_actions_skip_validation(stmt);
-	foreach (lc, stmt->cmds)
+	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
@@ -147,8 +147,7 @@ refit_alter_step(RefitMigration *m, RefitBudget *budget)
 		stmt = defer_scans(m, stmt);
 	views = refit_dependents_detach_views(m->relid, stmt);
 	if (stmt->cmds != NIL)
-		refit_actions_run_public(stmt, m->relid, m->definition,
-								 m->search_path);
+		refit_actions_run_public(stmt, m->relid, m->definition, m->search_path);
 	refit_dependents_attach_views(views);
 	if (strcmp(m->strategy, "validate") == 0)
 		owe_new_constraints(m, known);
@@ -165,13 +164,12 @@ deferred_actions(RefitMigration *m)
 	ListCell *lc;
 
 	initStringInfo(&sql);
-	foreach (lc, stmt->cmds)
+	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
 		if (cmd->subtype == AT_SetNotNull)
-			appendStringInfo(&sql,
-							 "%sALTER COLUMN %s SET NOT NULL",
+			appendStringInfo(&sql, "%sALTER COLUMN %s SET NOT NULL",
 							 sql.len > 0 ? ", " : "",
 							 quote_identifier(cmd->name));
 	}
@@ -193,14 +191,14 @@ refit_alter_settle(RefitMigration *m, RefitBudget *budget)
 		return REFIT_WAIT;
 	}
 	refit_actions_run_public(stmt, m->relid, m->definition, m->search_path);
-	foreach (lc, stmt->cmds)
+	foreach(lc, stmt->cmds)
 	{
 		char *proof = proof_name(m, lfirst_node(AlterTableCmd, lc)->name);
 
 		if (OidIsValid(get_relation_constraint_oid(m->relid, proof, true)))
-			refit_actions_run_own(psprintf("DROP CONSTRAINT %s",
-										   quote_identifier(proof)),
-								  m->relid);
+			refit_actions_run_own(
+				psprintf("DROP CONSTRAINT %s", quote_identifier(proof)),
+				m->relid);
 	}
 	REFIT_FAULT("settle.done");
 	return REFIT_NEXT;

@@ -20,4 +20,4 @@ extern RefitOutcome refit_alter_step(RefitMigration *m, RefitBudget *budget);
 /* After the rows are checked: SET NOT NULL, VALIDATE CONSTRAINT. */
 extern RefitOutcome refit_alter_settle(RefitMigration *m, RefitBudget *budget);
 
-#endif							/* REFIT_ALTER_H */
+#endif /* REFIT_ALTER_H */

@@ -14,6 +14,7 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "nodes/makefuncs.h"
@@ -35,7 +36,7 @@
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
-#define NO_AUTOVACUUM                                                          \
+#define NO_AUTOVACUUM \
 	"SET (autovacuum_enabled = off, toast.autovacuum_enabled = off)"
 
 /*
@@ -54,9 +55,9 @@ ensure_key_index(Oid twin, Oid key_index)
 	{
 		stmt = makeNode(IndexStmt);
 		stmt->idxname = "$key";
-		stmt->relation = makeRangeVar(
-			get_namespace_name(RelationGetNamespace(rel)),
-			pstrdup(RelationGetRelationName(rel)), -1);
+		stmt->relation =
+			makeRangeVar(get_namespace_name(RelationGetNamespace(rel)),
+						 pstrdup(RelationGetRelationName(rel)), -1);
 		stmt->accessMethod = "btree";
 		stmt->unique = true;
 		for (int i = 0; i < nkeys; i++)
@@ -90,14 +91,14 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 	if (stmt != NULL)
 		refit_actions_run_private(refit_actions_for_twin(stmt, m->relid),
 								  r->twin, m->search_path);
-	r->key_index = refit_plan_choose_key(source, r->twin, stmt,
-										 m->search_path);
+	r->key_index = refit_plan_choose_key(source, r->twin, stmt, m->search_path);
 	ensure_key_index(r->twin, r->key_index);
+	if (strcmp(m->kind, "repack") == 0 && m->definition[0] != '\0')
+		refit_twin_create_order_index(r->twin, m->definition, m->search_path);
 	r->blank = refit_twin_create_blank(source, schema);
 	for (int i = 0; i < REFIT_LOGS; i++)
 	{
-		r->logs[i] =
-			refit_capture_create_log(source, schema, r->key_index, i);
+		r->logs[i] = refit_capture_create_log(source, schema, r->key_index, i);
 		refit_actions_run_own(NO_AUTOVACUUM, r->logs[i]);
 	}
 	refit_actions_run_own(NO_AUTOVACUUM, r->twin);
@@ -109,6 +110,36 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 	refit_catalog_save_rewrite(m);
 	REFIT_FAULT("prepare.made");
 	return REFIT_NEXT;
+}
+
+/*
+ * Sorts the twin where an order is asked for.  The copy goes in physical order,
+ * so that it can go in chunks; the twin is private and can be sorted in one go,
+ * by CLUSTER's own code, which builds its indexes too.
+ */
+RefitOutcome
+refit_build_order(RefitMigration *m, RefitBudget *budget)
+{
+	Oid index = refit_twin_order_index(m->rewrite.twin);
+	ReindexParams params = {0};
+	ObjectAddress object;
+	Relation rel;
+
+	if (!OidIsValid(index))
+		return REFIT_NEXT;
+	rel = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
+	refit_reindex_index(index, rel->rd_rel->relpersistence, &params);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+	refit_cluster(m->rewrite.twin, index);
+	CommandCounterIncrement();
+	ObjectAddressSet(object, RelationRelationId, index);
+	performDeletion(&object, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	refit_twin_hide(m->rewrite.twin, m->relid);
+	m->progress.pending = refit_capture_pending(m);
+	m->next_phase = "analyze";
+	REFIT_FAULT("order.sorted");
+	return REFIT_RETURN;
 }
 
 /* The twin's indexes, the one that finds rows by key first. */
@@ -215,8 +246,8 @@ refit_build_cleanup(RefitMigration *m, RefitBudget *budget)
 
 	if (get_rel_name(m->relid) != NULL && refit_capture_is_there(m))
 	{
-		List *locks = list_make1(
-			refit_polite_lock_on(m->relid, AccessExclusiveLock));
+		List *locks =
+			list_make1(refit_polite_lock_on(m->relid, AccessExclusiveLock));
 
 		if (!refit_polite_lock_try(m, locks))
 		{

@@ -18,9 +18,10 @@
 #include "refit.h"
 
 extern RefitOutcome refit_build_prepare(RefitMigration *m, RefitBudget *budget);
+extern RefitOutcome refit_build_order(RefitMigration *m, RefitBudget *budget);
 extern RefitOutcome refit_build_index(RefitMigration *m, RefitBudget *budget);
 extern RefitOutcome refit_build_analyze(RefitMigration *m, RefitBudget *budget);
 extern RefitOutcome refit_build_settle(RefitMigration *m, RefitBudget *budget);
 extern RefitOutcome refit_build_cleanup(RefitMigration *m, RefitBudget *budget);
 
-#endif							/* REFIT_BUILD_H */
+#endif /* REFIT_BUILD_H */

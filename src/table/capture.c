@@ -79,8 +79,8 @@ capture_state(FunctionCallInfo fcinfo, Trigger *trigger)
 	if (trigger->tgnargs < 1 + REFIT_LOGS + 1)
 		elog(ERROR, "capture trigger \"%s\" has too few arguments",
 			 trigger->tgname);
-	state = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt,
-								   sizeof(CaptureState));
+	state =
+		MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(CaptureState));
 	for (int i = 0; i < REFIT_LOGS; i++)
 		state->logs[i] = (Oid) strtoul(trigger->tgargs[1 + i], NULL, 10);
 	for (int i = 1 + REFIT_LOGS; i < trigger->tgnargs; i++)
@@ -209,8 +209,8 @@ refit_capture_create_log(Relation source, Oid schema, Oid key_index, int number)
 		Form_pg_attribute att =
 			TupleDescAttr(RelationGetDescr(source), attnums[i] - 1);
 
-		TupleDescInitEntry(desc, i + 1, psprintf("key%d", i + 1),
-						   att->atttypid, att->atttypmod, att->attndims);
+		TupleDescInitEntry(desc, i + 1, psprintf("key%d", i + 1), att->atttypid,
+						   att->atttypmod, att->attndims);
 		TupleDescInitEntryCollation(desc, i + 1, att->attcollation);
 	}
 	log = refit_twin_create_table(source, schema, psprintf("$log%d", number),
@@ -230,18 +230,17 @@ create_trigger(const RefitMigration *m, bool row, int16 events, Oid function)
 	stmt->trigname = row ? TRIGGER_NAME : TRIGGER_NAME "_truncate";
 	stmt->args = list_make1(makeString(psprintf(INT64_FORMAT, m->id)));
 	for (int i = 0; i < REFIT_LOGS; i++)
-		stmt->args = lappend(stmt->args,
-							 makeString(psprintf("%u", m->rewrite.logs[i])));
+		stmt->args =
+			lappend(stmt->args, makeString(psprintf("%u", m->rewrite.logs[i])));
 	for (int i = 0; i < nkeys; i++)
-		stmt->args = lappend(stmt->args,
-							 makeString(psprintf("%d", attnums[i])));
+		stmt->args =
+			lappend(stmt->args, makeString(psprintf("%d", attnums[i])));
 	stmt->row = row;
 	stmt->timing = TRIGGER_TYPE_AFTER;
 	stmt->events = events;
-	address = CreateTriggerFiringOn(stmt, NULL, m->relid, InvalidOid,
-									InvalidOid, InvalidOid, function,
-									InvalidOid, NULL, true, false,
-									TRIGGER_FIRES_ALWAYS);
+	address = CreateTriggerFiringOn(
+		stmt, NULL, m->relid, InvalidOid, InvalidOid, InvalidOid, function,
+		InvalidOid, NULL, true, false, TRIGGER_FIRES_ALWAYS);
 	CommandCounterIncrement();
 	refit_twin_make_member(TriggerRelationId, address.objectId);
 	return address.objectId;
@@ -261,15 +260,14 @@ find_triggers(const RefitMigration *m, TransactionId *xmin, bool *always)
 	*always = true;
 	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(m->relid));
-	scan = systable_beginscan(rel, TriggerRelidNameIndexId, true, NULL, 1,
-							  &key);
+	scan =
+		systable_beginscan(rel, TriggerRelidNameIndexId, true, NULL, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
 
-		if (!form->tgisinternal ||
-			strncmp(NameStr(form->tgname), TRIGGER_NAME,
-					strlen(TRIGGER_NAME)) != 0)
+		if (!form->tgisinternal || strncmp(NameStr(form->tgname), TRIGGER_NAME,
+										   strlen(TRIGGER_NAME)) != 0)
 			continue;
 		result = lappend_oid(result, form->oid);
 		*xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
@@ -321,7 +319,8 @@ refit_capture_install(RefitMigration *m, RefitBudget *budget)
 		list_make2(makeString(REFIT_SCHEMA), makeString("_capture")), 0, NULL,
 		false);
 	m->rewrite.trigger = create_trigger(
-		m, true, TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE,
+		m, true,
+		TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE,
 		function);
 	create_trigger(m, false, TRIGGER_TYPE_TRUNCATE, function);
 	find_triggers(m, &m->rewrite.trigger_xmin, &always);
@@ -376,7 +375,7 @@ refit_capture_remove(const RefitMigration *m)
 	bool always;
 	ListCell *lc;
 
-	foreach (lc, find_triggers(m, &xmin, &always))
+	foreach(lc, find_triggers(m, &xmin, &always))
 	{
 		ObjectAddress object;
 

@@ -79,4 +79,4 @@ extern int64 refit_capture_pending(const RefitMigration *m);
 /* Empties logs that can be emptied.  In a transaction that applied nothing. */
 extern void refit_capture_recycle(const RefitMigration *m);
 
-#endif							/* REFIT_CAPTURE_H */
+#endif /* REFIT_CAPTURE_H */

@@ -93,9 +93,9 @@ typedef struct CatchUp
 	DirtyKey *entries;
 	int64 nentries;
 	int64 room;
-	SortSupport sort; /* per key column */
-	TupleTableSlot *row;	   /* of the table */
-	TupleTableSlot *key_row;   /* of the table, with only the key in it */
+	SortSupport sort;		 /* per key column */
+	TupleTableSlot *row;	 /* of the table */
+	TupleTableSlot *key_row; /* of the table, with only the key in it */
 	TupleTableSlot *twin_row;
 } CatchUp;
 
@@ -378,8 +378,8 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 	c->twin_key = index_open(twin_key, RowExclusiveLock);
 	ExecOpenIndices(c->transform->result_rel, false);
 	c->row = table_slot_create(c->source, NULL);
-	c->key_row = MakeSingleTupleTableSlot(RelationGetDescr(c->source),
-										  &TTSOpsVirtual);
+	c->key_row =
+		MakeSingleTupleTableSlot(RelationGetDescr(c->source), &TTSOpsVirtual);
 	c->twin_row = table_slot_create(c->twin, NULL);
 	c->cid = GetCurrentCommandId(true);
 	prepare_sort(c);
@@ -499,9 +499,8 @@ note_convergence(RefitMigration *m, const RefitBatch *batch, double ms)
 	int64 before = p->pending;
 
 	p->pending = batch->complete ? 0 : refit_capture_pending(m);
-	p->cursor_end = batch->complete || p->pending <= before
-						? 0
-						: p->cursor_end + 1;
+	p->cursor_end =
+		batch->complete || p->pending <= before ? 0 : p->cursor_end + 1;
 	if (p->cursor_end < DIVERGING_STEPS)
 		return;
 	p->cursor_end = 0;

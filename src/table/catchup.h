@@ -17,12 +17,12 @@
 /* What a batch did. */
 typedef struct RefitBatch
 {
-	int64 limit;	/* entries to take at most; 0: all */
+	int64 limit;			   /* entries to take at most; 0: all */
 	const RefitBudget *budget; /* NULL: no matter how long it takes */
-	int64 entries;	/* entries taken */
-	int64 keys;		/* distinct keys among them */
-	bool complete;	/* all visible entries were taken */
-	bool truncated; /* a TRUNCATE was among them */
+	int64 entries;			   /* entries taken */
+	int64 keys;				   /* distinct keys among them */
+	bool complete;			   /* all visible entries were taken */
+	bool truncated;			   /* a TRUNCATE was among them */
 } RefitBatch;
 
 extern RefitOutcome refit_catchup_step(RefitMigration *m, RefitBudget *budget);
@@ -30,4 +30,4 @@ extern RefitOutcome refit_catchup_step(RefitMigration *m, RefitBudget *budget);
 /* Applies one batch in the caller's transaction. */
 extern void refit_catchup_apply(RefitMigration *m, RefitBatch *batch);
 
-#endif							/* REFIT_CATCHUP_H */
+#endif /* REFIT_CATCHUP_H */

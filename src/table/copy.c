@@ -209,8 +209,7 @@ copy_blocks(CopyChunk *c)
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TableScanDesc scan;
 	TupleTableSlot *row = table_slot_create(c->source, NULL);
-	BlockNumber end =
-		Min(p->cursor_end, RelationGetNumberOfBlocks(c->source));
+	BlockNumber end = Min(p->cursor_end, RelationGetNumberOfBlocks(c->source));
 
 	PushActiveSnapshot(snapshot);
 	scan = table_beginscan_strat(c->source, snapshot, 0, NULL, true, false);
@@ -271,10 +270,10 @@ static CopyChunk *
 begin_chunk(RefitMigration *m, RefitBudget *budget)
 {
 	CopyChunk *c = palloc0(sizeof(CopyChunk));
-	AlterTableStmt *stmt = m->definition[0] != '\0' &&
-								   strcmp(m->kind, "alter_table") == 0
-							   ? refit_actions_parse(m->definition)
-							   : NULL;
+	AlterTableStmt *stmt =
+		m->definition[0] != '\0' && strcmp(m->kind, "alter_table") == 0
+			? refit_actions_parse(m->definition)
+			: NULL;
 
 	c->m = m;
 	c->budget = budget;
@@ -307,9 +306,9 @@ end_chunk(CopyChunk *c)
 	m->progress.bytes_done = m->progress.cursor * BLCKSZ;
 	m->progress.bytes_total = m->progress.cursor_end * BLCKSZ;
 	if (m->progress.cursor > 0 && m->progress.rows_done > 0)
-		m->progress.rows_total = (int64) ((double) m->progress.rows_done *
-										  m->progress.cursor_end /
-										  m->progress.cursor);
+		m->progress.rows_total =
+			(int64) ((double) m->progress.rows_done * m->progress.cursor_end /
+					 m->progress.cursor);
 	if (c->log != NULL)
 		table_close(c->log, NoLock);
 	table_close(c->twin, NoLock);

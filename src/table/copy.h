@@ -15,4 +15,4 @@
 
 extern RefitOutcome refit_copy_step(RefitMigration *m, RefitBudget *budget);
 
-#endif							/* REFIT_COPY_H */
+#endif /* REFIT_COPY_H */

@@ -109,13 +109,12 @@ pair_blank_indexes(const RefitMigration *m, List **table_indexes,
 	*table_indexes = list_copy(RelationGetIndexList(rel));
 	*blank_indexes = NIL;
 	table_close(rel, NoLock);
-	foreach (lc, *table_indexes)
+	foreach(lc, *table_indexes)
 	{
 		Oid index = refit_twin_blank_index(m->rewrite.blank, lfirst_oid(lc));
 
 		if (!OidIsValid(index))
-			elog(ERROR, "index %u has no partner in the blank",
-				 lfirst_oid(lc));
+			elog(ERROR, "index %u has no partner in the blank", lfirst_oid(lc));
 		*blank_indexes = lappend_oid(*blank_indexes, index);
 	}
 }
@@ -172,8 +171,8 @@ lock_everything(RefitMigration *m, const AlterTableStmt *stmt)
 	List *locks = refit_dependents_locks(m->relid, stmt);
 
 	locks = lappend(locks, refit_polite_lock_on(m->relid, AccessExclusiveLock));
-	locks = lappend(
-		locks, refit_polite_lock_on(m->rewrite.twin, AccessExclusiveLock));
+	locks = lappend(locks,
+					refit_polite_lock_on(m->rewrite.twin, AccessExclusiveLock));
 	locks = lappend(
 		locks, refit_polite_lock_on(m->rewrite.blank, AccessExclusiveLock));
 	return refit_polite_lock_try(m, locks);

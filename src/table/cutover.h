@@ -23,4 +23,4 @@ extern RefitOutcome refit_cutover_step(RefitMigration *m, RefitBudget *budget);
  */
 extern double refit_cutover_take_lock_ms(void);
 
-#endif							/* REFIT_CUTOVER_H */
+#endif /* REFIT_CUTOVER_H */

@@ -38,17 +38,17 @@
  * Views over the columns $2 of table $1 and views over those, with how far
  * they are away.
  */
-#define VIEW_CLOSURE                                                           \
-	"WITH RECURSIVE v(oid, depth) AS ("                                        \
-	" SELECT r.ev_class, 1 FROM pg_catalog.pg_depend d"                        \
-	" JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid"                         \
-	" WHERE d.classid = 'pg_rewrite'::regclass"                                \
-	" AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1"             \
-	" AND d.refobjsubid = ANY ($2) AND r.ev_class <> $1"                       \
-	" UNION SELECT r.ev_class, v.depth + 1 FROM v"                             \
-	" JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_class'::regclass"      \
-	"  AND d.refobjid = v.oid AND d.classid = 'pg_rewrite'::regclass"          \
-	" JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid"                         \
+#define VIEW_CLOSURE                                                      \
+	"WITH RECURSIVE v(oid, depth) AS ("                                   \
+	" SELECT r.ev_class, 1 FROM pg_catalog.pg_depend d"                   \
+	" JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid"                    \
+	" WHERE d.classid = 'pg_rewrite'::regclass"                           \
+	" AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1"        \
+	" AND d.refobjsubid = ANY ($2) AND r.ev_class <> $1"                  \
+	" UNION SELECT r.ev_class, v.depth + 1 FROM v"                        \
+	" JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_class'::regclass" \
+	"  AND d.refobjid = v.oid AND d.classid = 'pg_rewrite'::regclass"     \
+	" JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid"                    \
 	"  AND r.ev_class <> v.oid) "
 
 /* Column numbers of the actions of one kind, as int2[]. */
@@ -62,7 +62,7 @@ action_columns(Oid relid, const AlterTableStmt *stmt, AlterTableType type,
 
 	numbers =
 		palloc(sizeof(Datum) * Max(1, stmt ? list_length(stmt->cmds) : 0));
-	foreach (lc, stmt != NULL ? stmt->cmds : NIL)
+	foreach(lc, stmt != NULL ? stmt->cmds : NIL)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 		AttrNumber attnum;
@@ -103,10 +103,10 @@ refuse_dependents(const char *sql, Oid relid, Datum columns,
 			SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
 	SPI_finish();
 	if (object != NULL)
-		ereport(ERROR, (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-						errmsg("%s", message),
-						errdetail("%s depends on it.", object),
-						errhint("%s", hint)));
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("%s", message), errdetail("%s depends on it.", object),
+				 errhint("%s", hint)));
 }
 
 /* Is anything in the way of the actions? */
@@ -171,8 +171,7 @@ refit_dependents_check(Oid relid, const AlterTableStmt *stmt)
 List *
 refit_dependents_locks(Oid relid, const AlterTableStmt *stmt)
 {
-	static const char *const query =
-		VIEW_CLOSURE
+	static const char *const query = VIEW_CLOSURE
 		"SELECT DISTINCT oid::int8, 8 FROM v"
 		" UNION SELECT reltoastrelid::int8, 8 FROM pg_catalog.pg_class"
 		"  WHERE oid = $1 AND reltoastrelid <> 0"
@@ -201,16 +200,16 @@ refit_dependents_locks(Oid relid, const AlterTableStmt *stmt)
 		TupleDesc desc = SPI_tuptable->tupdesc;
 		MemoryContext old = MemoryContextSwitchTo(context);
 
-		locks = lappend(locks,
-						refit_polite_lock_on(
-							strtoul(SPI_getvalue(row, desc, 1), NULL, 10),
-							atoi(SPI_getvalue(row, desc, 2))));
+		locks = lappend(
+			locks,
+			refit_polite_lock_on(strtoul(SPI_getvalue(row, desc, 1), NULL, 10),
+								 atoi(SPI_getvalue(row, desc, 2))));
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
 
 	/* tables that new foreign keys refer to */
-	foreach (lc, stmt != NULL ? stmt->cmds : NIL)
+	foreach(lc, stmt != NULL ? stmt->cmds : NIL)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 		Constraint *c = (Constraint *) cmd->def;
@@ -220,8 +219,8 @@ refit_dependents_locks(Oid relid, const AlterTableStmt *stmt)
 			continue;
 		target = RangeVarGetRelid(c->pktable, NoLock, true);
 		if (OidIsValid(target) && target != relid)
-			locks = lappend(locks, refit_polite_lock_on(target,
-														ShareRowExclusiveLock));
+			locks = lappend(
+				locks, refit_polite_lock_on(target, ShareRowExclusiveLock));
 	}
 	return locks;
 }
@@ -304,10 +303,10 @@ retype_view_column(Relation pg_attribute, Oid view, AttrNumber attnum,
 static void
 redefine_view(const RefitView *view)
 {
-	RawStmt *raw = linitial_node(RawStmt,
-								 raw_parser(view->query, RAW_PARSE_DEFAULT));
-	Query *query = parse_analyze_fixedparams(copyObject(raw), view->query, NULL,
-											 0, NULL);
+	RawStmt *raw =
+		linitial_node(RawStmt, raw_parser(view->query, RAW_PARSE_DEFAULT));
+	Query *query =
+		parse_analyze_fixedparams(copyObject(raw), view->query, NULL, 0, NULL);
 	Relation pg_attribute = table_open(AttributeRelationId, RowExclusiveLock);
 	ViewStmt *stmt = makeNode(ViewStmt);
 	HeapTuple tuple;
@@ -315,7 +314,7 @@ redefine_view(const RefitView *view)
 	bool isnull;
 	ListCell *lc;
 
-	foreach (lc, query->targetList)
+	foreach(lc, query->targetList)
 	{
 		TargetEntry *target = lfirst_node(TargetEntry, lc);
 
@@ -327,8 +326,7 @@ redefine_view(const RefitView *view)
 	CommandCounterIncrement();
 
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(view->relid));
-	options =
-		SysCacheGetAttr(RELOID, tuple, Anum_pg_class_reloptions, &isnull);
+	options = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_reloptions, &isnull);
 	stmt->options = isnull ? NIL : untransformRelOptions(options);
 	ReleaseSysCache(tuple);
 	stmt->view =
@@ -349,7 +347,7 @@ refit_dependents_attach_views(List *views)
 	ListCell *lc;
 
 	refit_rights_begin(&save, BOOTSTRAP_SUPERUSERID, false);
-	foreach (lc, views)
+	foreach(lc, views)
 		redefine_view(lfirst(lc));
 	refit_rights_end(&save);
 }
@@ -395,9 +393,9 @@ refit_dependents_foreign_keys(Oid relid)
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
 
-		names = lappend(names,
-						makeString(pstrdup(SPI_getvalue(
-							SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1))));
+		names = lappend(
+			names, makeString(pstrdup(SPI_getvalue(SPI_tuptable->vals[i],
+												   SPI_tuptable->tupdesc, 1))));
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
@@ -410,7 +408,7 @@ refit_dependents_owe_new_foreign_keys(const RefitMigration *m, List *known)
 {
 	ListCell *lc;
 
-	foreach (lc, refit_dependents_foreign_keys(m->relid))
+	foreach(lc, refit_dependents_foreign_keys(m->relid))
 	{
 		Oid types[3] = {OIDOID, TEXTOID, INT8OID};
 		Datum values[3];
@@ -472,12 +470,12 @@ refit_dependents_adjust_sequences(Oid relid, Oid twin,
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
 
-		commands = lappend(
-			commands, pstrdup(SPI_getvalue(SPI_tuptable->vals[i],
-										   SPI_tuptable->tupdesc, 1)));
+		commands =
+			lappend(commands, pstrdup(SPI_getvalue(SPI_tuptable->vals[i],
+												   SPI_tuptable->tupdesc, 1)));
 		MemoryContextSwitchTo(old);
 	}
-	foreach (lc, commands)
+	foreach(lc, commands)
 		SPI_execute(lfirst(lc), false, 0); /* as the owner: event triggers */
 
 	/* only those of new columns were ever used on the twin */

@@ -59,4 +59,4 @@ extern void refit_dependents_owe_new_foreign_keys(const RefitMigration *m,
 extern void refit_dependents_adjust_sequences(Oid relid, Oid twin,
 											  const AlterTableStmt *stmt);
 
-#endif							/* REFIT_DEPENDENTS_H */
+#endif /* REFIT_DEPENDENTS_H */

@@ -23,6 +23,7 @@
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -44,7 +45,7 @@ typedef struct TwinState
 	Oid filenode;
 	char persistence;
 	List *index_filenodes;
-	List *checks;	/* oids of valid CHECK constraints */
+	List *checks; /* oids of valid CHECK constraints */
 	List *check_names;
 	int natts;
 	int not_null; /* NOT NULL columns among the first natts */
@@ -69,12 +70,11 @@ check_kind(Relation rel)
 		case RELKIND_RELATION:
 			break;
 		case RELKIND_PARTITIONED_TABLE:
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("\"%s\" is a partitioned table",
-							RelationGetRelationName(rel)),
-					 errdetail("Partition trees are not supported yet."),
-					 errhint("Use a plain ALTER TABLE.")));
+			ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+							errmsg("\"%s\" is a partitioned table",
+								   RelationGetRelationName(rel)),
+							errdetail("Partition trees are not supported yet."),
+							errhint("Use a plain ALTER TABLE.")));
 			break;
 		case RELKIND_VIEW:
 			refuse_kind(rel, "a view", "Name the table that it reads.");
@@ -120,7 +120,7 @@ check_relatives(Relation rel)
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						errmsg("\"%s\" is a typed table", name),
 						errhint("Alter its type instead.")));
-	foreach (lc, RelationGetIndexList(rel))
+	foreach(lc, RelationGetIndexList(rel))
 	{
 		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
 		bool valid = index->rd_index->indisvalid;
@@ -186,7 +186,7 @@ look_at(Oid relid, int natts)
 	state->filenode = rel->rd_rel->relfilenode;
 	state->persistence = rel->rd_rel->relpersistence;
 	state->natts = natts;
-	foreach (lc, RelationGetIndexList(rel))
+	foreach(lc, RelationGetIndexList(rel))
 	{
 		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
 
@@ -210,7 +210,7 @@ adds_foreign_key(const AlterTableStmt *stmt, bool *in_column)
 	ListCell *lc;
 
 	*in_column = false;
-	foreach (lc, stmt->cmds)
+	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 		ListCell *lc2;
@@ -221,7 +221,7 @@ adds_foreign_key(const AlterTableStmt *stmt, bool *in_column)
 			result = true;
 		if (cmd->subtype != AT_AddColumn)
 			continue;
-		foreach (lc2, castNode(ColumnDef, cmd->def)->constraints)
+		foreach(lc2, castNode(ColumnDef, cmd->def)->constraints)
 			if (lfirst_node(Constraint, lc2)->contype == CONSTR_FOREIGN)
 				*in_column = true;
 	}
@@ -234,7 +234,7 @@ has_action(const AlterTableStmt *stmt, AlterTableType type)
 {
 	ListCell *lc;
 
-	foreach (lc, stmt->cmds)
+	foreach(lc, stmt->cmds)
 		if (lfirst_node(AlterTableCmd, lc)->subtype == type)
 			return true;
 	return false;
@@ -264,11 +264,11 @@ choose_strategy(RefitPlan *plan, const AlterTableStmt *stmt,
 	{
 		plan->strategy = "instant";
 		plan->reason = "only catalogs change";
-		foreach (lc, after->checks)
+		foreach(lc, after->checks)
 			if (list_member_oid(new_checks, lfirst_oid(lc)) &&
-				list_member(before->check_names,
-							list_nth(after->check_names,
-									 foreach_current_index(lc))))
+				list_member(
+					before->check_names,
+					list_nth(after->check_names, foreach_current_index(lc))))
 			{
 				plan->strategy = "rewrite";
 				plan->reason = "a CHECK constraint on a retyped column must "
@@ -323,7 +323,7 @@ refit_plan_choose_key(Relation source, Oid twin_oid, const AlterTableStmt *stmt,
 	Oid result = InvalidOid;
 	ListCell *lc;
 
-	foreach (lc, candidates)
+	foreach(lc, candidates)
 	{
 		AttrNumber *attnums;
 		int nkeys = refit_shape_key_attnums(lfirst_oid(lc), &attnums);
@@ -356,13 +356,12 @@ refit_plan_choose_key(Relation source, Oid twin_oid, const AlterTableStmt *stmt,
 
 /* Tries the actions on a copy, in the present subtransaction. */
 static void
-try_actions(Oid relid, const AlterTableStmt *stmt, const char *search_path,
-			RefitPlan *plan)
+try_actions(Oid relid, const AlterTableStmt *stmt, const char *order_by,
+			const char *search_path, RefitPlan *plan)
 {
 	Relation source = table_open(relid, AccessShareLock);
 	int natts = RelationGetDescr(source)->natts;
-	Oid schema =
-		refit_twin_create_schema(-MyProcPid, source->rd_rel->relowner);
+	Oid schema = refit_twin_create_schema(-MyProcPid, source->rd_rel->relowner);
 	Oid twin = refit_twin_create(source, schema);
 
 	plan->strategy = "rewrite";
@@ -376,6 +375,8 @@ try_actions(Oid relid, const AlterTableStmt *stmt, const char *search_path,
 		choose_strategy(plan, stmt, before, look_at(twin, natts));
 		refit_dependents_check(relid, stmt);
 	}
+	if (order_by != NULL && order_by[0] != '\0')
+		refit_twin_create_order_index(twin, order_by, search_path);
 	if (strcmp(plan->strategy, "rewrite") == 0)
 		plan->key_index =
 			refit_plan_choose_key(source, twin, stmt, search_path);
@@ -392,7 +393,7 @@ check_foreign_keys(const AlterTableStmt *stmt, const char *search_path)
 	ListCell *lc;
 
 	refit_set_local("search_path", search_path);
-	foreach (lc, stmt->cmds)
+	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
@@ -404,24 +405,47 @@ check_foreign_keys(const AlterTableStmt *stmt, const char *search_path)
 	AtEOXact_GUC(true, guc_level);
 }
 
+/* Tries the actions, as the owner. */
+static void
+try_as_owner(Oid relid, const AlterTableStmt *stmt, const char *order_by,
+			 const char *search_path, RefitPlan *plan)
+{
+	RefitRights save;
+
+	refit_rights_begin(&save, refit_relation_owner(relid), true);
+	if (stmt != NULL)
+		check_foreign_keys(stmt, search_path);
+	try_actions(relid, stmt, order_by, search_path, plan);
+	refit_rights_end(&save);
+}
+
 /* Tries the actions and throws the copy away. */
 RefitPlan *
-refit_plan_make(Oid relid, const AlterTableStmt *stmt, const char *search_path)
+refit_plan_make(Oid relid, const AlterTableStmt *stmt, const char *order_by,
+				const char *search_path)
 {
 	RefitPlan *plan = palloc0(sizeof(RefitPlan));
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	RefitRights save;
+	ErrorData *edata = NULL;
 
 	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	refit_rights_begin(&save, refit_relation_owner(relid), true);
-	if (stmt != NULL)
-		check_foreign_keys(stmt, search_path);
-	try_actions(relid, stmt, search_path, plan);
-	refit_rights_end(&save);
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(context);
+		try_as_owner(relid, stmt, order_by, search_path, plan);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	if (edata != NULL)
+		ReThrowError(edata);
 	return plan;
 }

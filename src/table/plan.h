@@ -31,8 +31,9 @@ typedef struct RefitPlan
 /* An ERROR unless this is a table that can be worked, by the caller. */
 extern void refit_plan_check_table(Oid relid);
 
-/* stmt NULL: a repack. */
+/* stmt NULL: a repack, in this order unless it is NULL or empty. */
 extern RefitPlan *refit_plan_make(Oid relid, const AlterTableStmt *stmt,
+								  const char *order_by,
 								  const char *search_path);
 
 /* The table's key that can be followed through the actions, or an ERROR. */
@@ -40,4 +41,4 @@ extern Oid refit_plan_choose_key(Relation source, Oid twin,
 								 const AlterTableStmt *stmt,
 								 const char *search_path);
 
-#endif							/* REFIT_PLAN_H */
+#endif /* REFIT_PLAN_H */

@@ -27,7 +27,7 @@ can_be_key(Relation rel, Relation index)
 
 	if (index->rd_rel->relam != BTREE_AM_OID || !form->indisunique ||
 		!form->indimmediate || !form->indisvalid || !form->indisready ||
-	    index->rd_indextuple == NULL ||
+		index->rd_indextuple == NULL ||
 		RelationGetIndexPredicate(index) != NIL ||
 		RelationGetIndexExpressions(index) != NIL)
 		return false;
@@ -49,7 +49,7 @@ refit_shape_key_indexes(Relation rel)
 	List *result = NIL;
 	ListCell *lc;
 
-	foreach (lc, RelationGetIndexList(rel))
+	foreach(lc, RelationGetIndexList(rel))
 	{
 		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
 
@@ -86,8 +86,7 @@ covers_key(Relation index, int nkeys, const AttrNumber *attnums)
 	Form_pg_index form = index->rd_index;
 
 	if (index->rd_rel->relam != BTREE_AM_OID || !form->indisunique ||
-		form->indnkeyatts != nkeys ||
-		RelationGetIndexPredicate(index) != NIL ||
+		form->indnkeyatts != nkeys || RelationGetIndexPredicate(index) != NIL ||
 		RelationGetIndexExpressions(index) != NIL)
 		return false;
 	for (int i = 0; i < nkeys; i++)
@@ -102,7 +101,7 @@ refit_shape_find_index(Relation rel, int nkeys, const AttrNumber *attnums)
 {
 	ListCell *lc;
 
-	foreach (lc, RelationGetIndexList(rel))
+	foreach(lc, RelationGetIndexList(rel))
 	{
 		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
 		bool found = covers_key(index, nkeys, attnums);

@@ -41,4 +41,4 @@ extern void refit_shape_check(const RefitMigration *m);
 extern void refit_shape_mark_unlogged(const RefitMigration *m);
 extern bool refit_shape_was_emptied(const RefitMigration *m);
 
-#endif							/* REFIT_SHAPE_H */
+#endif /* REFIT_SHAPE_H */

@@ -40,12 +40,12 @@
 #include "table/twin.h"
 #include "util/sqlutil.h"
 
-#define SWAP(type, a, b)                                                       \
-	do                                                                         \
-	{                                                                          \
-		type swap_tmp = (a);                                                   \
-		(a) = (b);                                                             \
-		(b) = swap_tmp;                                                        \
+#define SWAP(type, a, b)     \
+	do                       \
+	{                        \
+		type swap_tmp = (a); \
+		(a) = (b);           \
+		(b) = swap_tmp;      \
 	} while (0)
 
 /* A pg_class row to change. */
@@ -255,7 +255,7 @@ find_by_name(List *relations, const char *name)
 {
 	ListCell *lc;
 
-	foreach (lc, relations)
+	foreach(lc, relations)
 		if (strcmp(get_rel_name(lfirst_oid(lc)), name) == 0)
 			return lfirst_oid(lc);
 	return InvalidOid;
@@ -301,7 +301,7 @@ refit_swap_pair_indexes(Oid table, Oid twin, List **table_indexes,
 
 	*table_indexes = NIL;
 	*twin_indexes = NIL;
-	foreach (lc, sorted_indexes(table))
+	foreach(lc, sorted_indexes(table))
 	{
 		Oid match = find_by_name(left, get_rel_name(lfirst_oid(lc)));
 

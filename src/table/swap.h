@@ -33,4 +33,4 @@ extern void refit_swap_pair_indexes(Oid table, Oid twin, List **table_indexes,
 /* Carries the planner's statistics of one relation over to another. */
 extern void refit_swap_copy_statistics(Oid from, Oid to);
 
-#endif							/* REFIT_SWAP_H */
+#endif /* REFIT_SWAP_H */

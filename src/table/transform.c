@@ -83,16 +83,14 @@ retyped_value(Relation source, Form_pg_attribute att, Node *using_expr)
 							 EXPR_KIND_ALTER_COL_TRANSFORM);
 	else
 		expr = (Node *) old_value(source, att->attnum);
-	coerced = coerce_to_target_type(pstate, expr, exprType(expr),
-									att->atttypid, att->atttypmod,
-									COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST,
-									-1);
+	coerced = coerce_to_target_type(pstate, expr, exprType(expr), att->atttypid,
+									att->atttypmod, COERCION_ASSIGNMENT,
+									COERCE_IMPLICIT_CAST, -1);
 	if (coerced == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("column \"%s\" cannot be cast automatically to type %s",
-						NameStr(att->attname),
-						format_type_be(att->atttypid)),
+						NameStr(att->attname), format_type_be(att->atttypid)),
 				 errhint("Add USING with an expression that converts it.")));
 	assign_expr_collations(pstate, coerced);
 	free_parsestate(pstate);
@@ -118,10 +116,9 @@ new_value(Relation twin, Form_pg_attribute att)
 		Datum value =
 			getmissingattr(RelationGetDescr(twin), att->attnum, &isnull);
 
-		return (Expr *) makeConst(att->atttypid, att->atttypmod,
-								  att->attcollation, att->attlen,
-								  datumCopy(value, att->attbyval, att->attlen),
-								  false, att->attbyval);
+		return (Expr *) makeConst(
+			att->atttypid, att->atttypmod, att->attcollation, att->attlen,
+			datumCopy(value, att->attbyval, att->attlen), false, att->attbyval);
 	}
 	expr = build_column_default(twin, att->attnum);
 	if (expr == NULL && DomainHasConstraints(att->atttypid))
@@ -260,11 +257,11 @@ prepare_projection(RefitTransform *t)
 	List *targets = NIL;
 
 	for (int i = 0; i < RelationGetDescr(t->twin)->natts; i++)
-		targets = lappend(targets,
-						  makeTargetEntry(t->exprs[i], i + 1, NULL, false));
-	t->projection = ExecBuildProjectionInfo(
-		targets, GetPerTupleExprContext(t->estate), t->output, NULL,
-		RelationGetDescr(t->source));
+		targets =
+			lappend(targets, makeTargetEntry(t->exprs[i], i + 1, NULL, false));
+	t->projection =
+		ExecBuildProjectionInfo(targets, GetPerTupleExprContext(t->estate),
+								t->output, NULL, RelationGetDescr(t->source));
 }
 
 /* Prepares to transform rows. */
@@ -291,8 +288,7 @@ refit_transform_open(Relation source, Relation twin, const AlterTableStmt *stmt,
 	t->nkeys = refit_shape_key_attnums(key_index, &t->key_attnums);
 	t->key_states = palloc(sizeof(ExprState *) * t->nkeys);
 	for (int i = 0; i < t->nkeys; i++)
-		t->key_states[i] =
-			ExecInitExpr(t->exprs[t->key_attnums[i] - 1], NULL);
+		t->key_states[i] = ExecInitExpr(t->exprs[t->key_attnums[i] - 1], NULL);
 	return t;
 }
 
@@ -324,7 +320,7 @@ enforce_constraints(RefitTransform *t, TupleTableSlot *row)
 							RelationGetRelationName(t->source))));
 
 	GetPerTupleExprContext(t->estate)->ecxt_scantuple = row;
-	foreach (lc, t->checks)
+	foreach(lc, t->checks)
 	{
 		RefitCheck *check = lfirst(lc);
 
@@ -407,11 +403,11 @@ refit_transform_note_failure(RefitTransform *t)
 		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "",
 						 NameStr(att->attname));
 		appendStringInfo(&values, "%s%s", i > 0 ? ", " : "",
-						 isnull ? "null" : OidOutputFunctionCall(output, value));
+						 isnull ? "null"
+								: OidOutputFunctionCall(output, value));
 	}
-	failing_row =
-		psprintf("The row with key (%s)=(%s) is at fault.", names.data,
-				 values.data);
+	failing_row = psprintf("The row with key (%s)=(%s) is at fault.",
+						   names.data, values.data);
 	MemoryContextSwitchTo(old);
 }
 

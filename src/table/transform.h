@@ -75,4 +75,4 @@ extern void refit_transform_note_failure(RefitTransform *t);
 /* Takes what was noted; NULL when no row was at fault. */
 extern char *refit_transform_take_failure(void);
 
-#endif							/* REFIT_TRANSFORM_H */
+#endif /* REFIT_TRANSFORM_H */

@@ -39,8 +39,10 @@
 #include "commands/extension.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_utilcmd.h"
+#include "parser/parser.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/relcache.h"
 #include "utils/syscache.h"
@@ -50,6 +52,7 @@
 #include "util/sqlutil.h"
 
 #define BLANK_NAME "$blank"
+#define ORDER_INDEX "$order"
 #define BLANK_INDEX_FORMAT "$blank_%u"
 
 /* Takes an object into the extension. */
@@ -193,10 +196,9 @@ refit_twin_create_table(Relation source, Oid schema, const char *name,
 		reloptions_of(RelationGetRelid(source)), false, true, true,
 		RelationGetRelid(source), NULL);
 	CommandCounterIncrement();
-	NewHeapCreateToastTable(relid,
-							OidIsValid(toast) ? reloptions_of(toast)
-											  : (Datum) 0,
-							AccessExclusiveLock, RelationGetRelid(source));
+	NewHeapCreateToastTable(
+		relid, OidIsValid(toast) ? reloptions_of(toast) : (Datum) 0,
+		AccessExclusiveLock, RelationGetRelid(source));
 	refit_twin_make_member(RelationRelationId, relid);
 	CommandCounterIncrement();
 	return relid;
@@ -245,7 +247,7 @@ copy_constraints(Relation source, Oid twin)
 													SPI_tuptable->tupdesc, 1)));
 	SPI_finish();
 
-	foreach (lc, actions)
+	foreach(lc, actions)
 		refit_actions_run_own(lfirst(lc), twin);
 }
 
@@ -314,14 +316,14 @@ refit_twin_create(Relation source, Oid schema)
 	ListCell *lc;
 	Oid twin;
 
-	twin = refit_twin_create_table(
-		source, schema, RelationGetRelationName(source),
-		layout_of(RelationGetDescr(source), true),
-		source->rd_rel->relpersistence);
+	twin =
+		refit_twin_create_table(source, schema, RelationGetRelationName(source),
+								layout_of(RelationGetDescr(source), true),
+								source->rd_rel->relpersistence);
 	copy_defaults(source, twin);
 	copy_constraints(source, twin);
 	copy_identity(source, twin);
-	foreach (lc, RelationGetIndexList(source))
+	foreach(lc, RelationGetIndexList(source))
 		define_index(twin, clone_index_stmt(source, lfirst_oid(lc), twin));
 	return twin;
 }
@@ -348,9 +350,9 @@ copy_missing_values(Relation source, Oid blank)
 
 		if (!TupleDescAttr(desc, i)->atthasmissing)
 			continue;
-		from = SearchSysCache2(ATTNUM,
-							   ObjectIdGetDatum(RelationGetRelid(source)),
-							   Int16GetDatum(i + 1));
+		from =
+			SearchSysCache2(ATTNUM, ObjectIdGetDatum(RelationGetRelid(source)),
+							Int16GetDatum(i + 1));
 		to = SearchSysCache2(ATTNUM, ObjectIdGetDatum(blank),
 							 Int16GetDatum(i + 1));
 		if (!HeapTupleIsValid(from) || !HeapTupleIsValid(to))
@@ -382,7 +384,7 @@ refit_twin_create_blank(Relation source, Oid schema)
 									layout_of(RelationGetDescr(source), false),
 									source->rd_rel->relpersistence);
 	copy_missing_values(source, blank);
-	foreach (lc, RelationGetIndexList(source))
+	foreach(lc, RelationGetIndexList(source))
 	{
 		IndexStmt *stmt = clone_index_stmt(source, lfirst_oid(lc), blank);
 
@@ -401,4 +403,51 @@ refit_twin_blank_index(Oid blank, Oid index)
 {
 	return get_relname_relid(psprintf(BLANK_INDEX_FORMAT, index),
 							 get_rel_namespace(blank));
+}
+
+/* Parses an order as the columns of an index. */
+static IndexStmt *
+parse_order(const char *order_by)
+{
+	List *statements = raw_parser(
+		psprintf("CREATE INDEX ON pg_refit_placeholder (%s)", order_by),
+		RAW_PARSE_DEFAULT);
+	Node *node = list_length(statements) == 1
+					 ? linitial_node(RawStmt, statements)->stmt
+					 : NULL;
+	IndexStmt *stmt = (IndexStmt *) node;
+
+	if (node == NULL || !IsA(node, IndexStmt) || stmt->whereClause != NULL ||
+		stmt->indexIncludingParams != NIL || stmt->options != NIL ||
+		stmt->tableSpace != NULL || stmt->nulls_not_distinct)
+		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
+						errmsg("invalid order: \"%s\"", order_by),
+						errhint("Write columns as in CREATE INDEX: \"a, b "
+								"DESC\".")));
+	return stmt;
+}
+
+/* Makes the index that a twin is ordered by. */
+void
+refit_twin_create_order_index(Oid twin, const char *order_by,
+							  const char *search_path)
+{
+	IndexStmt *stmt = parse_order(order_by);
+	int guc_level = NewGUCNestLevel();
+
+	stmt->idxname = ORDER_INDEX;
+	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(twin)),
+								  get_rel_name(twin), -1);
+	refit_set_local("search_path", search_path);
+	stmt = transformIndexStmt(twin, stmt, order_by);
+	(void) refit_define_index(twin, stmt, true);
+	CommandCounterIncrement();
+	AtEOXact_GUC(true, guc_level);
+}
+
+/* The index that a twin is ordered by, or InvalidOid. */
+Oid
+refit_twin_order_index(Oid twin)
+{
+	return get_relname_relid(ORDER_INDEX, get_rel_namespace(twin));
 }

@@ -42,6 +42,14 @@ extern Oid refit_twin_create_blank(Relation source, Oid schema);
 /* The blank's index that goes with an index of the table. */
 extern Oid refit_twin_blank_index(Oid blank, Oid index);
 
+/*
+ * Makes the index that a twin is ordered by, from what follows ORDER BY; an
+ * ERROR says what is wrong with it.  Found again by refit_twin_order_index.
+ */
+extern void refit_twin_create_order_index(Oid twin, const char *order_by,
+										  const char *search_path);
+extern Oid refit_twin_order_index(Oid twin);
+
 /* After actions have run on a twin: hides whatever TOAST table it now has. */
 extern void refit_twin_hide(Oid twin, Oid source);
 /* Sets pg_class.relrewrite of a table or TOAST table. */
@@ -49,4 +57,4 @@ extern void refit_twin_set_relrewrite(Oid relid, Oid value);
 /* Takes an object into the extension. */
 extern void refit_twin_make_member(Oid classid, Oid objid);
 
-#endif							/* REFIT_TWIN_H */
+#endif /* REFIT_TWIN_H */

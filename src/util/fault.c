@@ -23,11 +23,10 @@ char *refit_fault_setting = "";
 void
 refit_fault_define(void)
 {
-	DefineCustomStringVariable("refit.fault",
-							   "Makes a named point of pg_refit fail.",
-							   "point=error|kill|stop|sleep", &refit_fault_setting,
-							   "", PGC_SUSET, GUC_NOT_IN_SAMPLE, NULL, NULL,
-							   NULL);
+	DefineCustomStringVariable(
+		"refit.fault", "Makes a named point of pg_refit fail.",
+		"point=error|kill|stop|sleep", &refit_fault_setting, "", PGC_SUSET,
+		GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 }
 
 /* Does what the setting asks for at this point. */
@@ -42,8 +41,8 @@ refit_fault_reached(const char *point)
 		return;
 	what = refit_fault_setting + length + 1;
 	if (strcmp(what, "error") == 0)
-		ereport(ERROR, (errcode(ERRCODE_SYSTEM_ERROR),
-						errmsg("fault at %s", point)));
+		ereport(ERROR,
+				(errcode(ERRCODE_SYSTEM_ERROR), errmsg("fault at %s", point)));
 	else if (strcmp(what, "kill") == 0)
 		kill(MyProcPid, SIGKILL);
 	else if (strcmp(what, "stop") == 0)

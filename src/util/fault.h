@@ -21,4 +21,4 @@ extern void refit_fault_reached(const char *point);
 #define REFIT_FAULT(point) ((void) 0)
 #endif
 
-#endif							/* REFIT_FAULT_H */
+#endif /* REFIT_FAULT_H */

@@ -105,8 +105,7 @@ find_holder(const RefitLock *lock)
 		" AND ($2 >= 8 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))"
 		" ORDER BY a.xact_start NULLS FIRST LIMIT 1";
 	Oid types[3] = {OIDOID, INT4OID, INT4OID};
-	Datum values[3] = {ObjectIdGetDatum(lock->relid),
-					   Int32GetDatum(lock->mode),
+	Datum values[3] = {ObjectIdGetDatum(lock->relid), Int32GetDatum(lock->mode),
 					   Int32GetDatum(SLOW_HOLDER_MS)};
 	MemoryContext context = CurrentMemoryContext;
 	Holder *holder = NULL;
@@ -164,7 +163,7 @@ lock_all(List *locks)
 	bool queued = false;
 	int guc_level = NewGUCNestLevel();
 
-	foreach (lc, locks)
+	foreach(lc, locks)
 	{
 		RefitLock *lock = lfirst(lc);
 
@@ -191,14 +190,14 @@ note_failed_try(RefitMigration *m, const RefitLock *lock, const char *holder)
 		return;
 	last_event = now;
 	initStringInfo(&detail);
-	appendStringInfo(&detail, "{\"relation\": %u, \"blocked_by\": ",
-					 lock->relid);
+	appendStringInfo(&detail,
+					 "{\"relation\": %u, \"blocked_by\": ", lock->relid);
 	escape_json(&detail, holder);
 	appendStringInfoChar(&detail, '}');
-	refit_catalog_event(m, "lock",
-						psprintf("waiting for a lock on %s",
-								 refit_qualified_name(lock->relid)),
-						detail.data);
+	refit_catalog_event(
+		m, "lock",
+		psprintf("waiting for a lock on %s", refit_qualified_name(lock->relid)),
+		detail.data);
 }
 
 /* Somebody for whom queueing makes no sense, or NULL. */
@@ -207,7 +206,7 @@ find_slow_holder(List *locks, RefitLock **lock)
 {
 	ListCell *lc;
 
-	foreach (lc, locks)
+	foreach(lc, locks)
 	{
 		Holder *holder = find_holder(lfirst(lc));
 
@@ -283,7 +282,7 @@ put_first(List *locks, Oid relid)
 {
 	ListCell *lc;
 
-	foreach (lc, locks)
+	foreach(lc, locks)
 	{
 		RefitLock *lock = lfirst(lc);
 
@@ -310,7 +309,7 @@ refit_polite_lock_try(RefitMigration *m, List *locks)
 		ListCell *lc;
 		RefitLock *lock = linitial(locks);
 
-		foreach (lc, locks)
+		foreach(lc, locks)
 		{
 			holder = find_holder(lfirst(lc));
 			lock = lfirst(lc);

@@ -47,4 +47,4 @@ extern bool refit_polite_lock_try(RefitMigration *m, List *locks);
 /* ms to stay away after a failed try: with jitter, growing to a second. */
 extern int refit_polite_lock_backoff(RefitMigration *m);
 
-#endif							/* REFIT_POLITE_LOCK_H */
+#endif /* REFIT_POLITE_LOCK_H */

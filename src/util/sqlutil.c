@@ -35,9 +35,9 @@ void
 refit_rights_begin(RefitRights *save, Oid role, bool restricted)
 {
 	GetUserIdAndSecContext(&save->userid, &save->sec_context);
-	SetUserIdAndSecContext(role,
-						   save->sec_context | SECURITY_LOCAL_USERID_CHANGE |
-							   (restricted ? SECURITY_RESTRICTED_OPERATION : 0));
+	SetUserIdAndSecContext(
+		role, save->sec_context | SECURITY_LOCAL_USERID_CHANGE |
+				  (restricted ? SECURITY_RESTRICTED_OPERATION : 0));
 	save->guc_level = NewGUCNestLevel();
 	refit_set_local("search_path", "pg_catalog, pg_temp");
 }
@@ -78,7 +78,8 @@ plan_for(const char *sql, int nargs, Oid *types)
 		HASHCTL info = {.keysize = sizeof(char *),
 						.entrysize = sizeof(RefitCachedPlan)};
 
-		plans = hash_create("pg_refit plans", 64, &info, HASH_ELEM | HASH_BLOBS);
+		plans =
+			hash_create("pg_refit plans", 64, &info, HASH_ELEM | HASH_BLOBS);
 	}
 	entry = hash_search(plans, &sql, HASH_ENTER, &found);
 	if (!found)
@@ -135,8 +136,8 @@ refit_sql_text(const char *sql, int nargs, Oid *types, Datum *values)
 	SPI_connect();
 	if (refit_sql(sql, nargs, types, values, NULL) > 0)
 	{
-		char *value = SPI_getvalue(SPI_tuptable->vals[0],
-								   SPI_tuptable->tupdesc, 1);
+		char *value =
+			SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 
 		if (value != NULL)
 			result = MemoryContextStrdup(caller, value);
