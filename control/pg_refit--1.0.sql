@@ -133,7 +133,7 @@ SELECT pg_catalog.pg_extension_config_dump('refit.migration_id_seq', '');
 
 CREATE FUNCTION refit.alter_table(relation regclass, actions text,
 	name text DEFAULT NULL, cutover text DEFAULT 'auto',
-	revertible interval DEFAULT NULL, verify text DEFAULT 'full',
+	revertible interval DEFAULT NULL, verify text DEFAULT 'off',
 	options jsonb DEFAULT '{}')
 RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_alter_table';
 

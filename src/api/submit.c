@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -87,6 +88,10 @@ refit_alter_table(PG_FUNCTION_ARGS)
 	s.name = text_arg(fcinfo, 2);
 	s.cutover = word_arg(fcinfo, 3, "cutover", cutovers);
 	s.verify = word_arg(fcinfo, 5, "verify", verifies);
+	if (strcmp(s.verify, "off") != 0)
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("verification is not supported yet"),
+						errhint("Leave out verify, or say 'off'.")));
 	s.revertible = PG_ARGISNULL(4) ? NULL : PG_GETARG_INTERVAL_P(4);
 	if (s.revertible != NULL)
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -103,10 +108,8 @@ refit_alter_table(PG_FUNCTION_ARGS)
 Datum
 refit_repack(PG_FUNCTION_ARGS)
 {
-	RefitSubmission s = {.kind = "repack",
-						 .cutover = "auto",
-						 .verify = "full",
-						 .definition = ""};
+	RefitSubmission s = {
+		.kind = "repack", .cutover = "auto", .verify = "off", .definition = ""};
 
 	s.relid = relation_arg(fcinfo);
 	if (!PG_ARGISNULL(1))
@@ -153,6 +156,33 @@ static const PlanLine plan_lines[] = {
 	{"rewrite", "cleanup", "drop the work tables", "none"},
 };
 
+/*
+ * How long so many bytes may take, by the migrations of the same strategy that
+ * this database has seen; false when it has seen none.
+ */
+static bool
+estimate_duration(const RefitPlan *plan, Datum *result)
+{
+	Oid types[2] = {TEXTOID, INT8OID};
+	Datum values[2] = {CStringGetTextDatum(plan->strategy),
+					   Int64GetDatum(plan->bytes)};
+	char *text = refit_sql_text(
+		"SELECT date_trunc('second', make_interval(secs => $2"
+		" / (sum(bytes) / sum(extract(epoch FROM finished_at - started_at)))"
+		"  ::float8) + interval '1 second')"
+		" FROM (SELECT * FROM refit.migration WHERE state = 'completed'"
+		"  AND strategy = $1 AND bytes > 0 ORDER BY id DESC LIMIT 10) m"
+		" HAVING sum(bytes) > 0",
+		2, types, values);
+
+	if (text == NULL)
+		return false;
+	*result =
+		DirectFunctionCall3(interval_in, CStringGetDatum(text),
+							ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	return true;
+}
+
 /* refit.plan(relation, actions) */
 Datum
 refit_plan(PG_FUNCTION_ARGS)
@@ -186,8 +216,7 @@ refit_plan(PG_FUNCTION_ARGS)
 		nulls[5] = strcmp(line->phase, "copy") != 0 &&
 				   strcmp(line->phase, "validate") != 0;
 		values[5] = Int64GetDatum(plan->bytes);
-		nulls[6] = true;
-		values[6] = (Datum) 0;
+		nulls[6] = nulls[5] || !estimate_duration(plan, &values[6]);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
