@@ -216,7 +216,7 @@ refit_plan(PG_FUNCTION_ARGS)
 		nulls[5] = strcmp(line->phase, "copy") != 0 &&
 				   strcmp(line->phase, "validate") != 0;
 		values[5] = Int64GetDatum(plan->bytes);
-		nulls[6] = nulls[5] || !estimate_duration(plan, &values[6]);
+		nulls[6] = step > 1 || !estimate_duration(plan, &values[6]);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

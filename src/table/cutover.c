@@ -178,6 +178,23 @@ lock_everything(RefitMigration *m, const AlterTableStmt *stmt)
 	return refit_polite_lock_try(m, locks);
 }
 
+/*
+ * Plans the statements that will run under the lock, and fills the caches that
+ * they need, by running them for no table at all.
+ */
+static void
+warm_up(const RefitMigration *m)
+{
+	RefitMigration nothing = *m;
+
+	nothing.relid = InvalidOid;
+	(void) refit_shape_fingerprint(m->relid);
+	(void) refit_dependents_detach_views(InvalidOid, NULL);
+	refit_dependents_suspend_foreign_keys(&nothing, NULL);
+	refit_dependents_owe_new_foreign_keys(&nothing, NIL);
+	refit_dependents_adjust_sequences(InvalidOid, InvalidOid, NULL);
+}
+
 /* One try. */
 RefitOutcome
 refit_cutover_step(RefitMigration *m, RefitBudget *budget)
@@ -195,6 +212,7 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	if (before.keys > MOST_PENDING)
 		return REFIT_RETURN;
 	m->cutover_attempts++;
+	warm_up(m);
 	if (!lock_everything(m, stmt))
 	{
 		budget->pause_ms = refit_polite_lock_backoff(m);
