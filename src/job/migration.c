@@ -625,6 +625,12 @@ refit_migration_step(int64 id)
 
 	refit_set_local("lock_timeout", psprintf("%d", refit_lock_timeout));
 	refit_set_local("jit", "off"); /* compiling catalog queries takes longer */
+	/* a user's expression can drop a session's advisory locks, not this one */
+	if (!refit_migration_claim(id, false))
+	{
+		AtEOXact_GUC(false, guc_level);
+		return -1;
+	}
 	PushActiveSnapshot(GetTransactionSnapshot());
 	m = refit_catalog_load(id);
 	rest = m == NULL ? -1 : do_step(m);

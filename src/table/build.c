@@ -99,7 +99,6 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 	for (int i = 0; i < REFIT_LOGS; i++)
 	{
 		r->logs[i] = refit_capture_create_log(source, schema, r->key_index, i);
-		refit_actions_run_own(NO_AUTOVACUUM, r->logs[i]);
 	}
 	refit_actions_run_own(NO_AUTOVACUUM, r->twin);
 	refit_twin_hide(r->twin, m->relid);

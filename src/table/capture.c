@@ -28,7 +28,7 @@
 #include "catalog/dependency.h"
 #include "catalog/heap.h"
 #include "catalog/indexing.h"
-#include "catalog/pg_am.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -45,6 +45,7 @@
 #include "utils/snapmgr.h"
 
 #include "job/catalog.h"
+#include "table/actions.h"
 #include "table/capture.h"
 #include "table/shape.h"
 #include "table/twin.h"
@@ -195,13 +196,17 @@ refit_capture(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL); /* not PG_RETURN_NULL, for a trigger */
 }
 
-/* Makes an empty log. */
+/*
+ * Makes an empty log.  It belongs to the bootstrap superuser: every writer of
+ * the table trusts its columns' types, so the table's owner must not alter them.
+ */
 Oid
 refit_capture_create_log(Relation source, Oid schema, Oid key_index, int number)
 {
 	AttrNumber *attnums;
 	int nkeys = refit_shape_key_attnums(key_index, &attnums);
 	TupleDesc desc = CreateTemplateTupleDesc(nkeys);
+	RefitRights save;
 	Oid log;
 
 	for (int i = 0; i < nkeys; i++)
@@ -214,7 +219,12 @@ refit_capture_create_log(Relation source, Oid schema, Oid key_index, int number)
 		TupleDescInitEntryCollation(desc, i + 1, att->attcollation);
 	}
 	log = refit_twin_create_table(source, schema, psprintf("$log%d", number),
-								  desc, source->rd_rel->relpersistence);
+								  desc, BOOTSTRAP_SUPERUSERID);
+	refit_rights_begin(&save, BOOTSTRAP_SUPERUSERID, false);
+	refit_actions_run_own("SET (autovacuum_enabled = off,"
+						  " toast.autovacuum_enabled = off)",
+						  log);
+	refit_rights_end(&save);
 	return log;
 }
 

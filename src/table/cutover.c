@@ -126,6 +126,7 @@ swap_with_blank(RefitMigration *m)
 	List *table_indexes;
 	List *blank_indexes;
 
+	refit_swap_check_layout(m->relid, m->rewrite.blank, false);
 	pair_blank_indexes(m, &table_indexes, &blank_indexes);
 	refit_swap_storage(m->relid, m->rewrite.blank, table_indexes,
 					   blank_indexes);
@@ -155,7 +156,7 @@ swap_with_twin(RefitMigration *m)
 	ListCell *lc_table;
 	ListCell *lc_twin;
 
-	refit_swap_check_layout(m->relid, m->rewrite.twin);
+	refit_swap_check_layout(m->relid, m->rewrite.twin, true);
 	refit_swap_pair_indexes(m->relid, m->rewrite.twin, &table_indexes,
 							&twin_indexes);
 	refit_swap_storage(m->relid, m->rewrite.twin, table_indexes, twin_indexes);

@@ -201,7 +201,7 @@ refit_swap_storage(Oid table, Oid work, List *table_indexes, List *work_indexes)
 
 /* Is the storage of two attributes the same? */
 static bool
-same_layout(Form_pg_attribute a, Form_pg_attribute b)
+same_layout(Form_pg_attribute a, Form_pg_attribute b, bool same_generated)
 {
 	if (a->attisdropped != b->attisdropped || a->attlen != b->attlen ||
 		a->attalign != b->attalign || a->attbyval != b->attbyval)
@@ -209,13 +209,13 @@ same_layout(Form_pg_attribute a, Form_pg_attribute b)
 	return a->attisdropped ||
 		   (a->atttypid == b->atttypid && a->atttypmod == b->atttypmod &&
 			a->attcollation == b->attcollation &&
-			a->attgenerated == b->attgenerated &&
+			(!same_generated || a->attgenerated == b->attgenerated) &&
 			namestrcmp(&a->attname, NameStr(b->attname)) == 0);
 }
 
 /* An ERROR unless rows of one can be read through the other. */
 void
-refit_swap_check_layout(Oid table, Oid work)
+refit_swap_check_layout(Oid table, Oid work, bool same_generated)
 {
 	Relation a = table_open(table, NoLock);
 	Relation b = table_open(work, NoLock);
@@ -224,7 +224,8 @@ refit_swap_check_layout(Oid table, Oid work)
 	bool same = desc_a->natts == desc_b->natts;
 
 	for (int i = 0; same && i < desc_a->natts; i++)
-		same = same_layout(TupleDescAttr(desc_a, i), TupleDescAttr(desc_b, i));
+		same = same_layout(TupleDescAttr(desc_a, i), TupleDescAttr(desc_b, i),
+						   same_generated);
 	if (!same)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -20,8 +20,11 @@
 extern void refit_swap_storage(Oid table, Oid work, List *table_indexes,
 							   List *work_indexes);
 
-/* An ERROR unless rows of one can be read through the other. */
-extern void refit_swap_check_layout(Oid table, Oid work);
+/*
+ * An ERROR unless rows of one can be read through the other.  A blank knows no
+ * generated columns; same_generated false leaves them out.
+ */
+extern void refit_swap_check_layout(Oid table, Oid work, bool same_generated);
 
 /*
  * Pairs the indexes of a table with those of its twin: by name, and what is

@@ -161,6 +161,15 @@ refit_transform_exprs(Relation source, Relation twin,
 			expr = retyped_value(source, att, using_expr);
 		else
 			expr = old_value(source, att->attnum);
+		if (!att->attisdropped && exprType((Node *) expr) != att->atttypid)
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("column \"%s\" of the twin of \"%s\" is not of "
+						"the type that the actions give it",
+						NameStr(att->attname), RelationGetRelationName(source)),
+				 errhint("Was the twin altered by hand? Use "
+						 "refit.retry().")));
 		exprs[i] = expression_planner(expr);
 	}
 	AtEOXact_GUC(true, guc_level);

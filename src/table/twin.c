@@ -184,15 +184,15 @@ reloptions_of(Oid relid)
 /* An empty table with the given columns. */
 Oid
 refit_twin_create_table(Relation source, Oid schema, const char *name,
-						TupleDesc desc, char persistence)
+						TupleDesc desc, Oid owner)
 {
 	Oid toast = source->rd_rel->reltoastrelid;
 	Oid relid;
 
 	relid = heap_create_with_catalog(
 		name, schema, source->rd_rel->reltablespace, InvalidOid, InvalidOid,
-		InvalidOid, source->rd_rel->relowner, source->rd_rel->relam, desc, NIL,
-		RELKIND_RELATION, persistence, false, false, ONCOMMIT_NOOP,
+		InvalidOid, owner, source->rd_rel->relam, desc, NIL, RELKIND_RELATION,
+		source->rd_rel->relpersistence, false, false, ONCOMMIT_NOOP,
 		reloptions_of(RelationGetRelid(source)), false, true, true,
 		RelationGetRelid(source), NULL);
 	CommandCounterIncrement();
@@ -319,7 +319,7 @@ refit_twin_create(Relation source, Oid schema)
 	twin =
 		refit_twin_create_table(source, schema, RelationGetRelationName(source),
 								layout_of(RelationGetDescr(source), true),
-								source->rd_rel->relpersistence);
+								source->rd_rel->relowner);
 	copy_defaults(source, twin);
 	copy_constraints(source, twin);
 	copy_identity(source, twin);
@@ -382,7 +382,7 @@ refit_twin_create_blank(Relation source, Oid schema)
 
 	blank = refit_twin_create_table(source, schema, BLANK_NAME,
 									layout_of(RelationGetDescr(source), false),
-									source->rd_rel->relpersistence);
+									source->rd_rel->relowner);
 	copy_missing_values(source, blank);
 	foreach(lc, RelationGetIndexList(source))
 	{

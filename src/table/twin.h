@@ -32,8 +32,7 @@ extern void refit_twin_drop_schema(Oid schema);
  * hidden from decoding and from autovacuum.
  */
 extern Oid refit_twin_create_table(Relation source, Oid schema,
-								   const char *name, TupleDesc desc,
-								   char persistence);
+								   const char *name, TupleDesc desc, Oid owner);
 
 /* Twin: same columns, defaults, constraints, indexes and names as source. */
 extern Oid refit_twin_create(Relation source, Oid schema);
