@@ -3,6 +3,8 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION pg_refit" to load this file. \quit
 
+-- Made here and not by the control file, so that DROP EXTENSION drops it.
+CREATE SCHEMA refit;
 GRANT USAGE ON SCHEMA refit TO PUBLIC;
 
 --
@@ -31,6 +33,7 @@ CREATE TABLE refit.migration (
 	revertible interval,
 	options jsonb NOT NULL DEFAULT '{}',
 	search_path text NOT NULL,
+	home text NOT NULL,		-- server and database that it belongs to
 	submitted_by text NOT NULL DEFAULT SESSION_USER,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	started_at timestamptz,
@@ -98,6 +101,7 @@ CREATE TABLE refit.owed (
 	id bigint NOT NULL,
 	relid oid NOT NULL,
 	conname name NOT NULL,
+	added boolean NOT NULL DEFAULT false, -- by the migration itself
 	PRIMARY KEY (id, relid, conname)
 );
 
@@ -118,6 +122,21 @@ CREATE TABLE refit.hold (
 	ratio float8 NOT NULL CHECK (ratio >= 0 AND ratio <= 1),
 	expires_at timestamptz NOT NULL
 );
+
+-- The server and database this is.  A copy of a row elsewhere, by a subscription
+-- or a restore, is never worked.
+CREATE FUNCTION refit._home()
+RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN (SELECT system_identifier || '/' || d.oid
+	FROM pg_control_system(), pg_database d WHERE datname = current_database());
+
+-- Logical decoding passes over relations that have relrewrite set.  A subscriber
+-- must never get these rows: they speak of oids and files of this server.
+UPDATE pg_catalog.pg_class c SET relrewrite = c.oid
+FROM pg_catalog.pg_class t
+WHERE t.relnamespace = 'refit'::regnamespace AND t.relkind = 'r'
+	AND c.oid IN (t.oid, t.reltoastrelid);
 
 -- The history goes with a dump.  Work under way does not: it belongs to the
 -- storage of this server and cannot go on in a copy of its tables.
@@ -209,6 +228,7 @@ DECLARE
 	hint text;
 	context text;
 BEGIN
+	COMMIT; -- fails here, before there is anything to give back, in a block
 	IF NOT refit._claim(id) THEN
 		RAISE object_in_use USING
 			MESSAGE = pg_catalog.format('migration %s is being worked by another session', id),
@@ -230,7 +250,14 @@ BEGIN
 		END;
 		COMMIT;
 		EXIT WHEN rest OPERATOR(pg_catalog.<) 0;
-		PERFORM pg_catalog.pg_sleep(rest OPERATOR(pg_catalog./) 1000.0::float8);
+		BEGIN
+			PERFORM pg_catalog.pg_sleep(
+				rest OPERATOR(pg_catalog./) 1000.0::float8);
+		EXCEPTION
+			WHEN query_canceled THEN
+				PERFORM refit._release(id);
+				RAISE;
+		END;
 		COMMIT;
 	END LOOP;
 	PERFORM refit._release(id);

@@ -47,14 +47,7 @@ SELECT refit.alter_table('orders', 'ADD CONSTRAINT low CHECK (qty < 5) NOT VALID
 SELECT refit.wait(:id, '60s');
 SELECT strategy FROM refit.migrations WHERE id = :id;
 SELECT conname, valid FROM cons WHERE conname = 'low';
-UPDATE orders SET qty = 4 WHERE qty > 4;
-SELECT refit.alter_table('orders', 'VALIDATE CONSTRAINT low') AS id \gset
-SELECT refit.wait(:id, '60s');
-SELECT strategy FROM refit.migrations WHERE id = :id;
-SELECT conname, valid FROM cons WHERE conname = 'low';
-SELECT refit.alter_table('orders', 'DROP CONSTRAINT low, DROP CONSTRAINT IF EXISTS lower') AS id \gset
-SELECT refit.wait(:id, '60s');
-SELECT strategy FROM refit.migrations WHERE id = :id;
+ALTER TABLE orders DROP CONSTRAINT low;
 
 -- FOREIGN KEY, to another table and to the table itself
 SELECT refit.alter_table('orders', 'ADD FOREIGN KEY (customer) REFERENCES customer

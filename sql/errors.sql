@@ -89,8 +89,6 @@ SELECT refit.alter_table('typed', 'ALTER s SET NOT NULL');
 \echo :SQLSTATE
 SELECT refit.alter_table('nowhere', 'ADD COLUMN n int');
 \echo :SQLSTATE
-SELECT refit.alter_table(0, 'ADD COLUMN n int');
-\echo :SQLSTATE
 SELECT refit.alter_table(NULL, 'ADD COLUMN n int');
 \echo :SQLSTATE
 SELECT refit.repack('v');
@@ -213,9 +211,6 @@ SELECT refit.alter_table('t', 'ALTER id TYPE bigint',
 	options => '{"chunk_time": null}');
 \echo :SQLSTATE
 SELECT refit.alter_table('t', 'ALTER id TYPE bigint',
-	options => '{"chunk_time": ["500ms"]}');
-\echo :SQLSTATE
-SELECT refit.alter_table('t', 'ALTER id TYPE bigint',
 	options => '{"maintenance_work_mem": "much"}');
 \echo :SQLSTATE
 SELECT refit.alter_table('t', 'ALTER id TYPE bigint',
@@ -264,16 +259,9 @@ CREATE TABLE holder (id int PRIMARY KEY, old t);
 SELECT refit.alter_table('t', 'ALTER n TYPE bigint');
 \echo :SQLSTATE
 DROP TABLE holder;
-SELECT refit.alter_table('t', 'DROP COLUMN s');
-\echo :SQLSTATE
-SELECT refit.alter_table('t', 'DROP COLUMN s RESTRICT, ALTER id TYPE bigint');
-\echo :SQLSTATE
--- what would be dropped with it is no business of a migration without CASCADE
-CREATE TABLE referrer (id int PRIMARY KEY REFERENCES t);
-SELECT refit.alter_table('t', 'DROP CONSTRAINT t_pkey');
-\echo :SQLSTATE
-DROP TABLE referrer;
-
+SELECT code, message, detail FROM try($$SELECT refit.alter_table('t', 'DROP COLUMN s')$$);
+SELECT code, message, detail FROM try($$SELECT refit.alter_table('t',
+	'DROP COLUMN s RESTRICT, ALTER id TYPE bigint')$$);
 -- Nothing of all this has been entered, nothing has been touched
 SELECT definition, state FROM refit.migrations WHERE relation = 'errors.t';
 SELECT * FROM left_behind();
@@ -325,16 +313,17 @@ SELECT * FROM left_behind();
 SELECT refit.alter_table('words', 'ADD CONSTRAINT brief CHECK (length(s) < 5)')
 	AS id \gset
 SELECT state, error_code, error_message FROM outcome(:id);
+ALTER TABLE words DROP CONSTRAINT IF EXISTS brief;
 SELECT refit.alter_table('words', 'ALTER s SET NOT NULL') AS id \gset
-SELECT state, error_code, error_message FROM outcome(:id);
+SELECT state FROM outcome(:id);
+SELECT * FROM left_behind();
 CREATE TABLE known (id int PRIMARY KEY);
 INSERT INTO known SELECT generate_series(1, 100);
 SELECT refit.alter_table('words',
 	'ADD CONSTRAINT words_known FOREIGN KEY (id) REFERENCES known') AS id \gset
 SELECT state, error_code, error_message FROM outcome(:id);
+ALTER TABLE words DROP CONSTRAINT IF EXISTS words_known;
 SELECT * FROM left_behind();
-
-\d words
 INSERT INTO words VALUES (102, '7');
 
 -- UNIQUE: both rows are there, so the build of the index fails
@@ -385,11 +374,11 @@ SELECT refit.require('errors: no such name');
 \echo :SQLSTATE
 
 -- Control of what is over
-SELECT * FROM try(format('SELECT refit.pause(%s)', :id));
-SELECT * FROM try(format('SELECT refit.resume(%s)', :id));
-SELECT * FROM try(format('SELECT refit.cancel(%s)', :id));
-SELECT * FROM try(format('SELECT refit.retry(%s)', :id));
-SELECT * FROM try(format('SELECT refit.cutover(%s)', :id));
+SELECT code, message, hint FROM try(format('SELECT refit.pause(%s)', :id));
+SELECT code, message, hint FROM try(format('SELECT refit.resume(%s)', :id));
+SELECT code, message, hint FROM try(format('SELECT refit.cancel(%s)', :id));
+SELECT code, message, hint FROM try(format('SELECT refit.retry(%s)', :id));
+SELECT code, message, hint FROM try(format('SELECT refit.cutover(%s)', :id));
 SELECT * FROM try('SELECT refit.require(''errors: a name'')');
 
 -- Control by somebody else

@@ -107,7 +107,9 @@ typedef struct RefitMigration
 	double cutover_lock_ms; /* < 0: no cutover yet */
 	RefitProgress progress;
 	RefitRewrite rewrite;
-	char *next_phase; /* with REFIT_RETURN */
+	char *next_phase;	/* with REFIT_RETURN */
+	char *lock_message; /* of a failed try for a lock; recorded as an event */
+	char *lock_detail;
 } RefitMigration;
 
 /* How long the present step may work, and how long to rest after it. */

@@ -57,6 +57,14 @@ refuse_unknown(int64 id)
 					errhint("Look in refit.migrations.")));
 }
 
+/* May the caller control this migration, and see what it says? */
+static bool
+is_allowed(const RefitMigration *m)
+{
+	return superuser() ||
+		   (get_rel_name(m->relid) != NULL && refit_owns_relation(m->relid));
+}
+
 /* An ERROR unless the caller may control this migration. */
 static void
 check_rights(int64 id)
@@ -65,9 +73,7 @@ check_rights(int64 id)
 
 	if (m == NULL)
 		refuse_unknown(id);
-	if (superuser())
-		return;
-	if (get_rel_name(m->relid) == NULL || !refit_owns_relation(m->relid))
+	if (!is_allowed(m))
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -169,7 +175,7 @@ refit_throttle(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 						errmsg("ratio %g is not between 0 and 1", ratio),
 						errhint("0 is full speed, 1 stands still.")));
-	if (id != 0)
+	if (!PG_ARGISNULL(2))
 		check_rights(id);
 	else if (!superuser())
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -200,8 +206,10 @@ current_state(int64 id, char **message)
 	char *state;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	state = refit_sql_text("SELECT state FROM refit.migration WHERE id = $1", 1,
-						   types, values);
+	state = refit_sql_text("SELECT CASE WHEN request = 'cutover' AND state ="
+						   " 'ready' THEN 'running' ELSE state END"
+						   " FROM refit.migration WHERE id = $1",
+						   1, types, values);
 	*message = refit_sql_text("SELECT concat_ws(' ', error_message,"
 							  " error_detail) FROM refit.migration"
 							  " WHERE id = $1",
@@ -256,7 +264,9 @@ refit_wait(PG_FUNCTION_ARGS)
 		if (strcmp(state, "failed") == 0)
 			ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 							errmsg("migration " INT64_FORMAT " has failed", id),
-							errdetail("%s", message),
+							is_allowed(refit_catalog_load(id))
+								? errdetail("%s", message)
+								: 0,
 							errhint("See refit.migrations and refit.events.")));
 		if (is_settled(state) || strcmp(state, "ready") == 0 ||
 			strcmp(state, "paused") == 0)

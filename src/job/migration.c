@@ -55,6 +55,7 @@
 #include "table/cutover.h"
 #include "table/plan.h"
 #include "table/transform.h"
+#include "table/twin.h"
 #include "util/fault.h"
 #include "util/sqlutil.h"
 
@@ -67,6 +68,9 @@
 #define REST_RETRY_SOON 200
 #define REST_RETRY 1000
 #define REST_CLEANUP_RETRY 5000
+
+/* ms between two events about a lock that we wait for. */
+#define LOCK_EVENT_INTERVAL 1000
 
 /* Errors at one place after which a migration fails. */
 #define MOST_ERRORS 2
@@ -372,6 +376,13 @@ following_phase(const RefitMigration *m, const Phase *phase)
 	return NULL;
 }
 
+/* Has a control function asked for this? */
+static bool
+is_requested(const RefitMigration *m, const char *request)
+{
+	return m->request != NULL && strcmp(m->request, request) == 0;
+}
+
 /* Records how much was copied, when the copy is done. */
 static void
 record_volume(const RefitMigration *m)
@@ -440,7 +451,8 @@ advance(RefitMigration *m, const Phase *phase)
 		record_volume(m);
 	if (next == NULL)
 		return finish(m);
-	if (strcmp(next->name, "cutover") == 0 && strcmp(m->cutover, "manual") == 0)
+	if (strcmp(next->name, "cutover") == 0 &&
+		strcmp(m->cutover, "manual") == 0 && !is_requested(m, "cutover"))
 	{
 		set_state(m, "ready");
 		m->progress.message = "waiting for refit.cutover()";
@@ -462,37 +474,32 @@ advance(RefitMigration *m, const Phase *phase)
 	return 0;
 }
 
-/* Does what a control function asked for.  True: leave the migration. */
+/*
+ * Does what a control function asked for.  True: leave the migration.
+ *
+ * The order to cut over stands until it is carried out.
+ */
 static bool
 obey_request(RefitMigration *m)
 {
-	const char *request = m->request;
-
-	if (request == NULL)
-		return false;
-	set_request(m, NULL);
-	if (strcmp(request, "pause") == 0)
+	if (is_requested(m, "cutover"))
+		set_state(m, "running");
+	else if (is_requested(m, "pause"))
 	{
+		set_request(m, NULL);
 		m->progress.rate = 0;
 		refit_catalog_save_progress(m);
 		set_state(m, "paused");
 		return true;
 	}
-	if (strcmp(request, "cancel") == 0)
+	else if (is_requested(m, "cancel"))
 	{
-		if (m->phase == NULL || !find_phase(m)->after_cutover)
-		{
-			set_state(m, "running");
-			set_goal(m, "cancelled");
-		}
-		return false;
+		set_request(m, NULL);
+		if (find_phase(m)->after_cutover)
+			return false;
+		set_state(m, "running");
+		set_goal(m, "cancelled");
 	}
-	update_row(m,
-			   "UPDATE refit.migration SET cutover = 'auto' WHERE id = $1"
-			   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
-			   NULL, NULL, NULL);
-	m->cutover = "auto";
-	set_state(m, "running");
 	return false;
 }
 
@@ -519,9 +526,11 @@ start(RefitMigration *m)
 			return false;
 		set_state(m, "running");
 	}
+	if (strcmp(m->state, "running") != 0 && strcmp(m->state, "ready") != 0)
+		return false;
 	if (m->phase == NULL && m->goal == NULL)
 		set_phase(m, "plan");
-	return strcmp(m->state, "running") == 0 || strcmp(m->state, "ready") == 0;
+	return true;
 }
 
 /* Keeps the smoothed rate: rows a second, with the rest after the step. */
@@ -531,6 +540,27 @@ update_rate(RefitProgress *p, int64 rows_before, int ms)
 	double rate = (p->rows_done - rows_before) * 1000.0 / Max(ms, 1);
 
 	p->rate = p->rate == 0 ? rate : 0.8 * p->rate + 0.2 * rate;
+}
+
+/*
+ * Are the tables that we are about to write to those of this migration?  Rows
+ * that came from another server name other ones.
+ */
+static void
+check_work_tables(const RefitMigration *m)
+{
+	Oid schema = refit_twin_find_schema(m->id);
+
+	if (m->rewrite.exists && m->goal == NULL &&
+		(!OidIsValid(schema) || get_rel_namespace(m->rewrite.twin) != schema ||
+		 get_rel_namespace(m->rewrite.blank) != schema))
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the work tables of migration " INT64_FORMAT " are gone",
+					m->id),
+			 errhint("Start it again with refit.retry(" INT64_FORMAT ").",
+					 m->id)));
 }
 
 /* Runs a phase's step with the owner's rights. */
@@ -543,10 +573,25 @@ run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
 					? GetUserId()
 					: refit_relation_owner(m->relid);
 
+	check_work_tables(m);
 	refit_rights_begin(&save, owner, true);
 	outcome = phase->step(m, budget);
 	refit_rights_end(&save);
 	return outcome;
+}
+
+/* Records a lock that was not to be had, the same one once in a while. */
+static void
+note_lock(const RefitMigration *m)
+{
+	static TimestampTz last_event = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (m->lock_message == NULL ||
+		!TimestampDifferenceExceeds(last_event, now, LOCK_EVENT_INTERVAL))
+		return;
+	last_event = now;
+	refit_catalog_event(m, "lock", m->lock_message, m->lock_detail);
 }
 
 /* What follows from a step's outcome.  Returns the rest to take. */
@@ -559,6 +604,7 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 	if (strcmp(phase->name, "cutover") == 0)
 		record_attempt(m);
 	m->progress.errors = 0;
+	note_lock(m);
 	switch (outcome)
 	{
 		case REFIT_NEXT:
@@ -808,8 +854,9 @@ insert_row(const RefitSubmission *s)
 	SPI_connect();
 	refit_sql("WITH m AS (INSERT INTO refit.migration (name, kind, relid,"
 			  " relation, definition, cutover, verify, revertible, options,"
-			  " search_path, submitted_by)"
-			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+			  " search_path, submitted_by, home)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,"
+			  "  refit._home())"
 			  " RETURNING id), p AS (INSERT INTO refit.migration_progress (id)"
 			  " SELECT id FROM m) SELECT id FROM m",
 			  11, types, values, nulls);
@@ -899,7 +946,7 @@ refit_migration_resume(int64 id)
 {
 	RefitMigration *m = load_for_control(id);
 
-	if (m->request != NULL && strcmp(m->request, "pause") == 0)
+	if (is_requested(m, "pause"))
 		return ask_worker(m, NULL);
 	if (is_finished(m))
 		refuse(m, "resumed", "To start it again use refit.retry().");

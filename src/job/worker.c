@@ -100,13 +100,15 @@ typedef struct Work
 	int64 id;			   /* 0: none */
 	MemoryContext context; /* of one transaction's work */
 	bool gone;			   /* the extension has been dropped */
-	bool done;			   /* the function run last says so */
-	StartResult started;   /* what became of start_others */
-	int64 next;			   /* with NO_FREE_SLOT: the first left */
-	int rest;			   /* what the last step returned */
-	LOCKTAG slot;		   /* one of the server's, once taken */
-	char *wishes;		   /* as the last step found them, or NULL */
-	ErrorData *error;	   /* of the last step, or NULL */
+	bool is_ready;		   /* waits for its manual cutover */
+	bool has_slot;
+	bool done;			 /* the function run last says so */
+	StartResult started; /* what became of start_others */
+	int64 next;			 /* with NO_FREE_SLOT: the first left */
+	int rest;			 /* what the last step returned */
+	LOCKTAG slot;		 /* one of the server's, once taken */
+	char *wishes;		 /* as the last step found them, or NULL */
+	ErrorData *error;	 /* of the last step, or NULL */
 } Work;
 
 typedef void (*WorkFunction)(Work *work);
@@ -658,6 +660,7 @@ take_slot(Work *work)
 		work->slot = lock_tag(InvalidOid, LOCK_WORKER_SLOT, i);
 		work->done = try_session_lock(work->slot);
 	}
+	work->has_slot = work->done;
 }
 
 /* Claims the migration for this session. */
@@ -712,7 +715,7 @@ read_wishes(Work *work, char **wishes, char **activity)
 				  " WHERE migration_id IN (0, m.id)"
 				  " AND expires_at > pg_catalog.clock_timestamp())),"
 				  " pg_catalog.format('refit migration %s: %s', id,"
-				  " coalesce(phase, state))"
+				  " coalesce(phase, state)), state = 'ready'"
 				  " FROM refit.migration m WHERE id = $1",
 				  1, types, values, NULL) > 0)
 	{
@@ -723,6 +726,7 @@ read_wishes(Work *work, char **wishes, char **activity)
 			MemoryContextStrdup(work->context, SPI_getvalue(row, desc, 1));
 		*activity =
 			MemoryContextStrdup(work->context, SPI_getvalue(row, desc, 2));
+		work->is_ready = SPI_getvalue(row, desc, 3)[0] == 't';
 	}
 	SPI_finish();
 	PopActiveSnapshot();
@@ -815,13 +819,22 @@ take_rest(Work *work)
 	}
 }
 
+/* Gives the slot back and starts what it was in the way of. */
+static void
+leave_slot(Work *work)
+{
+	if (work->has_slot)
+		LockRelease(&work->slot, ExclusiveLock, true);
+	work->has_slot = false;
+	start_others(work);
+}
+
 /* Gives back what begin_work took and starts what it was in the way of. */
 static void
 hand_over(Work *work)
 {
 	refit_migration_release(work->id);
-	LockRelease(&work->slot, ExclusiveLock, true);
-	start_others(work);
+	leave_slot(work);
 	if (work->started == LIMIT_REACHED)
 		scan_later();
 }
@@ -836,6 +849,10 @@ work_migration(Work *work)
 	{
 		handle_signals();
 		step_or_record(work);
+
+		/* who waits for a person, for days perhaps, is in nobody's way */
+		if (work->is_ready && work->has_slot)
+			run_or_exit(work, leave_slot);
 		if (work->rest > 0)
 			take_rest(work);
 		MemoryContextReset(work->context);

@@ -151,23 +151,43 @@ find_violation(const Owed *owed, BlockNumber from, BlockNumber end)
 	return result;
 }
 
+/* The column whose NOT NULL this constraint is to prove, or NULL. */
+static char *
+proven_column(const RefitMigration *m, const Owed *owed)
+{
+	int attnum;
+	int length = 0;
+
+	sscanf(owed->name,
+		   psprintf("refit_" INT64_FORMAT "_%%d_not_null%%n", m->id), &attnum,
+		   &length);
+	return length > 0 ? get_attname(owed->relid, attnum, true) : NULL;
+}
+
 /* Fails, naming constraint and row. */
 static void
-report_violation(const Owed *owed, const char *row)
+report_violation(const RefitMigration *m, const Owed *owed, const char *row)
 {
 	bool foreign = owed->type[0] == CONSTRAINT_FOREIGN;
+	char *column = proven_column(m, owed);
 
-	ereport(ERROR,
-			(errcode(foreign ? ERRCODE_FOREIGN_KEY_VIOLATION
-							 : ERRCODE_CHECK_VIOLATION),
-			 errmsg("constraint \"%s\" of relation %s is violated by some row",
-					owed->name, refit_qualified_name(owed->relid)),
-			 errdetail(foreign ? "Key %s has no partner in the referenced "
-								 "table."
-							   : "The row is %s.",
-					   row),
-			 errhint("The constraint is there, NOT VALID: mend the row, then "
-					 "VALIDATE CONSTRAINT, or drop it.")));
+	if (column != NULL)
+		ereport(ERROR, (errcode(ERRCODE_NOT_NULL_VIOLATION),
+						errmsg("column \"%s\" of relation %s contains null "
+							   "values",
+							   column, refit_qualified_name(owed->relid)),
+						errdetail("The row is %s.", row)));
+	ereport(
+		ERROR,
+		(errcode(foreign ? ERRCODE_FOREIGN_KEY_VIOLATION
+						 : ERRCODE_CHECK_VIOLATION),
+		 errmsg("constraint \"%s\" of relation %s is violated by some row",
+				owed->name, refit_qualified_name(owed->relid)),
+		 errdetail(foreign ? "Key %s has no partner in the referenced table."
+						   : "The row is %s.",
+				   row),
+		 errhint("A constraint that the migration has added is dropped again; "
+				 "one that was there before stays, NOT VALID.")));
 }
 
 /* Checks blocks until the budget is spent. */
@@ -182,7 +202,7 @@ check_blocks(RefitMigration *m, RefitBudget *budget, const Owed *owed)
 		char *row = find_violation(owed, p->cursor, end);
 
 		if (row != NULL)
-			report_violation(owed, row);
+			report_violation(m, owed, row);
 		p->cursor = end;
 		CHECK_FOR_INTERRUPTS();
 		if (refit_governor_step_over(budget))

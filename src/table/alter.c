@@ -38,18 +38,19 @@ proof_name(const RefitMigration *m, const char *column)
 
 /* Owes a constraint a validation. */
 static void
-owe(const RefitMigration *m, const char *constraint)
+owe(const RefitMigration *m, const char *constraint, bool added)
 {
-	Oid types[3] = {INT8OID, OIDOID, TEXTOID};
-	Datum values[3];
+	Oid types[4] = {INT8OID, OIDOID, TEXTOID, BOOLOID};
+	Datum values[4];
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = ObjectIdGetDatum(m->relid);
 	values[2] = CStringGetTextDatum(constraint);
+	values[3] = BoolGetDatum(added);
 	SPI_connect();
-	refit_sql("INSERT INTO refit.owed (id, relid, conname)"
-			  " VALUES ($1, $2, $3::name) ON CONFLICT DO NOTHING",
-			  3, types, values, NULL);
+	refit_sql("INSERT INTO refit.owed (id, relid, conname, added)"
+			  " VALUES ($1, $2, $3::name, $4) ON CONFLICT DO NOTHING",
+			  4, types, values, NULL);
 	SPI_finish();
 }
 
@@ -64,8 +65,8 @@ owe_new_constraints(const RefitMigration *m, const char *known)
 	values[1] = ObjectIdGetDatum(m->relid);
 	values[2] = CStringGetTextDatum(known);
 	SPI_connect();
-	refit_sql("INSERT INTO refit.owed (id, relid, conname)"
-			  " SELECT $1, $2, conname FROM pg_catalog.pg_constraint"
+	refit_sql("INSERT INTO refit.owed (id, relid, conname, added)"
+			  " SELECT $1, $2, conname, true FROM pg_catalog.pg_constraint"
 			  " WHERE conrelid = $2 AND contype IN ('c', 'f')"
 			  " AND NOT convalidated AND NOT oid = ANY ($3::oid[])"
 			  " ON CONFLICT DO NOTHING",
@@ -108,10 +109,10 @@ defer_scans(RefitMigration *m, const AlterTableStmt *original)
 						 quote_identifier(proof_name(m, cmd->name)),
 						 quote_identifier(cmd->name)),
 				m->relid);
-			owe(m, proof_name(m, cmd->name));
+			owe(m, proof_name(m, cmd->name), true);
 		}
 		else if (cmd->subtype == AT_ValidateConstraint)
-			owe(m, cmd->name);
+			owe(m, cmd->name, false);
 		else
 			kept = lappend(kept, cmd);
 	}

@@ -17,6 +17,7 @@
 #include "catalog/dependency.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
@@ -36,8 +37,8 @@
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
-#define NO_AUTOVACUUM \
-	"SET (autovacuum_enabled = off, toast.autovacuum_enabled = off)"
+/* Not for the TOAST table: its options would go with it to the table. */
+#define NO_AUTOVACUUM "SET (autovacuum_enabled = off)"
 
 /*
  * Gives the twin an index that finds rows by the key, where the actions have
@@ -237,23 +238,59 @@ refit_build_settle(RefitMigration *m, RefitBudget *budget)
 	return REFIT_NEXT;
 }
 
+/*
+ * The ALTER TABLE that drops constraints which a failed migration has added, or
+ * NULL.
+ */
+static char *
+drop_added_constraints(const RefitMigration *m)
+{
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(m->id)};
+
+	if (m->goal == NULL)
+		return NULL;
+	return refit_sql_text(
+		"SELECT string_agg(format('DROP CONSTRAINT IF EXISTS %I', conname),"
+		" ', ') FROM refit.owed WHERE id = $1 AND added",
+		1, types, values);
+}
+
+/*
+ * Takes what stands on the table away: triggers, and constraints that did not
+ * hold.  False: the lock was not to be had.
+ */
+static bool
+clean_table(RefitMigration *m)
+{
+	char *drop = drop_added_constraints(m);
+	RefitRights save;
+
+	if (drop == NULL && !refit_capture_is_there(m))
+		return true;
+	if (!refit_polite_lock_try(
+			m, list_make1(refit_polite_lock_on(m->relid, AccessExclusiveLock))))
+		return false;
+	refit_capture_remove(m);
+	if (drop != NULL)
+	{
+		refit_rights_begin(&save, refit_relation_owner(m->relid), true);
+		refit_actions_run_own(drop, m->relid);
+		refit_rights_end(&save);
+	}
+	return true;
+}
+
 /* Takes away whatever the migration has made. */
 RefitOutcome
 refit_build_cleanup(RefitMigration *m, RefitBudget *budget)
 {
 	Oid schema = refit_twin_find_schema(m->id);
 
-	if (get_rel_name(m->relid) != NULL && refit_capture_is_there(m))
+	if (get_rel_name(m->relid) != NULL && !clean_table(m))
 	{
-		List *locks =
-			list_make1(refit_polite_lock_on(m->relid, AccessExclusiveLock));
-
-		if (!refit_polite_lock_try(m, locks))
-		{
-			budget->pause_ms = refit_polite_lock_backoff(m);
-			return REFIT_WAIT;
-		}
-		refit_capture_remove(m);
+		budget->pause_ms = refit_polite_lock_backoff(m);
+		return REFIT_WAIT;
 	}
 	if (OidIsValid(schema))
 		refit_twin_drop_schema(schema);

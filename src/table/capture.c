@@ -12,8 +12,8 @@
  * the log for the transaction.
  *
  * The triggers are internal ones: pg_dump leaves them out and ALTER TABLE …
- * DISABLE TRIGGER USER leaves them alone.  They are members of the extension,
- * so DROP EXTENSION takes them along.
+ * DISABLE TRIGGER USER leaves them alone.  They are tied to the extension in the
+ * way that lets DROP EXTENSION take them along and DROP TABLE drop them.
  *
  *-------------------------------------------------------------------------
  */
@@ -252,7 +252,8 @@ create_trigger(const RefitMigration *m, bool row, int16 events, Oid function)
 		stmt, NULL, m->relid, InvalidOid, InvalidOid, InvalidOid, function,
 		InvalidOid, NULL, true, false, TRIGGER_FIRES_ALWAYS);
 	CommandCounterIncrement();
-	refit_twin_make_member(TriggerRelationId, address.objectId);
+	refit_twin_tie_to_extension(TriggerRelationId, address.objectId,
+								DEPENDENCY_AUTO_EXTENSION);
 	return address.objectId;
 }
 

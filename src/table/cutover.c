@@ -33,6 +33,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "utils/lsyscache.h"
@@ -50,6 +51,7 @@
 #include "table/twin.h"
 #include "util/fault.h"
 #include "util/polite_lock.h"
+#include "util/sqlutil.h"
 
 /* Keys in the batch just before the lock from which on it is not tried. */
 #define MOST_PENDING 2000
@@ -196,6 +198,18 @@ warm_up(const RefitMigration *m)
 	refit_dependents_adjust_sequences(InvalidOid, InvalidOid, NULL);
 }
 
+/* Has somebody asked to pause or cancel since the step began? */
+static bool
+is_asked_to_stop(const RefitMigration *m)
+{
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(m->id)};
+
+	return refit_sql_text("SELECT request FROM refit.migration WHERE id = $1"
+						  " AND request IN ('pause', 'cancel')",
+						  1, types, values) != NULL;
+}
+
 /* One try. */
 RefitOutcome
 refit_cutover_step(RefitMigration *m, RefitBudget *budget)
@@ -219,6 +233,8 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 		budget->pause_ms = refit_polite_lock_backoff(m);
 		return REFIT_WAIT;
 	}
+	if (is_asked_to_stop(m))
+		return REFIT_WAIT;
 	start_clock();
 	REFIT_FAULT("cutover.locked");
 	refit_shape_check(m);

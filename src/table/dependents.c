@@ -109,6 +109,43 @@ refuse_dependents(const char *sql, Oid relid, Datum columns,
 				 errhint("%s", hint)));
 }
 
+/* Is a constraint dropped that a foreign key refers to? */
+static void
+check_dropped_constraints(Oid relid, const AlterTableStmt *stmt)
+{
+	ListCell *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+		Oid types[2] = {OIDOID, TEXTOID};
+		Datum values[2];
+		char *object;
+
+		if (cmd->subtype != AT_DropConstraint || cmd->behavior == DROP_CASCADE)
+			continue;
+		values[0] = ObjectIdGetDatum(relid);
+		values[1] = CStringGetTextDatum(cmd->name);
+		object = refit_sql_text(
+			"SELECT pg_describe_object(d.classid, d.objid, d.objsubid)"
+			" FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_depend d"
+			"  ON d.refclassid = 'pg_class'::regclass"
+			"  AND d.refobjid = c.conindid AND d.deptype = 'n'"
+			"  AND d.classid = 'pg_constraint'::regclass AND d.objid <> c.oid"
+			" WHERE c.conrelid = $1 AND c.conname = $2::name"
+			"  AND c.contype IN ('p', 'u') LIMIT 1",
+			2, types, values);
+		if (object != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("constraint \"%s\" of %s cannot be dropped",
+							cmd->name, refit_qualified_name(relid)),
+					 errdetail("%s depends on it.", object),
+					 errhint("Drop that object first, or write DROP CONSTRAINT "
+							 "... CASCADE.")));
+	}
+}
+
 /* Is anything in the way of the actions? */
 void
 refit_dependents_check(Oid relid, const AlterTableStmt *stmt)
@@ -154,7 +191,8 @@ refit_dependents_check(Oid relid, const AlterTableStmt *stmt)
 		relid, dropped,
 		psprintf("a column of %s cannot be dropped",
 				 refit_qualified_name(relid)),
-		"Drop that object first, or write DROP COLUMN … CASCADE.");
+		"Drop that object first, or write DROP COLUMN ... CASCADE.");
+	check_dropped_constraints(relid, stmt);
 	refuse_dependents(
 		"SELECT pg_describe_object('pg_class'::regclass, a.attrelid, a.attnum)"
 		" FROM pg_catalog.pg_class c JOIN pg_catalog.pg_type t"
@@ -423,8 +461,8 @@ refit_dependents_owe_new_foreign_keys(const RefitMigration *m, List *known)
 				  " SET convalidated = false WHERE contype = 'f'"
 				  " AND convalidated AND conrelid = $1 AND conname = $2::name"
 				  " RETURNING conrelid, conname)"
-				  " INSERT INTO refit.owed (id, relid, conname)"
-				  " SELECT $3, conrelid, conname FROM suspended",
+				  " INSERT INTO refit.owed (id, relid, conname, added)"
+				  " SELECT $3, conrelid, conname, true FROM suspended",
 				  3, types, values, NULL);
 		SPI_finish();
 	}

@@ -141,8 +141,11 @@ check_relatives(Relation rel)
 void
 refit_plan_check_table(Oid relid)
 {
-	Relation rel = relation_open(relid, AccessShareLock);
+	Relation rel = try_relation_open(relid, AccessShareLock);
 
+	if (rel == NULL)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("relation with OID %u does not exist", relid)));
 	check_kind(rel);
 	if (!refit_owns_relation(relid))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE,
@@ -446,6 +449,9 @@ refit_plan_make(Oid relid, const AlterTableStmt *stmt, const char *order_by,
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	if (edata != NULL)
+	{
+		edata->cursorpos = 0; /* it is one in the actions' text */
 		ReThrowError(edata);
+	}
 	return plan;
 }

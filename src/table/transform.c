@@ -235,7 +235,7 @@ prepare_checks(RefitTransform *t)
 			continue;
 		check = palloc(sizeof(RefitCheck));
 		check->name = pstrdup(c->ccname);
-		check->state = ExecPrepareCheck((List *) expr, t->estate);
+		check->state = ExecPrepareExpr((Expr *) expr, t->estate);
 		t->checks = lappend(t->checks, check);
 	}
 }

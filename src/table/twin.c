@@ -55,9 +55,9 @@
 #define ORDER_INDEX "$order"
 #define BLANK_INDEX_FORMAT "$blank_%u"
 
-/* Takes an object into the extension. */
+/* Ties an object to the extension. */
 void
-refit_twin_make_member(Oid classid, Oid objid)
+refit_twin_tie_to_extension(Oid classid, Oid objid, DependencyType how)
 {
 	ObjectAddress object;
 	ObjectAddress extension;
@@ -65,7 +65,7 @@ refit_twin_make_member(Oid classid, Oid objid)
 	ObjectAddressSet(object, classid, objid);
 	ObjectAddressSet(extension, ExtensionRelationId,
 					 get_extension_oid(REFIT_EXTENSION, false));
-	recordDependencyOn(&object, &extension, DEPENDENCY_EXTENSION);
+	recordDependencyOn(&object, &extension, how);
 }
 
 /* Makes the work schema. */
@@ -83,7 +83,8 @@ refit_twin_create_schema(int64 id, Oid owner)
 				 errhint("Rename or drop that schema.")));
 	schema = NamespaceCreate(name, owner, false);
 	CommandCounterIncrement();
-	refit_twin_make_member(NamespaceRelationId, schema);
+	refit_twin_tie_to_extension(NamespaceRelationId, schema,
+								DEPENDENCY_EXTENSION);
 	return schema;
 }
 
@@ -126,6 +127,27 @@ refit_twin_set_relrewrite(Oid relid, Oid value)
 	table_close(pg_class, RowExclusiveLock);
 }
 
+/*
+ * Takes off what makes the twin's defaults keep sequences of other tables from
+ * being dropped: the application may drop its table at any time.
+ */
+static void
+forget_sequences(Oid twin)
+{
+	Oid types[1] = {OIDOID};
+	Datum values[1] = {ObjectIdGetDatum(twin)};
+
+	SPI_connect();
+	refit_sql("DELETE FROM pg_catalog.pg_depend d USING pg_catalog.pg_class s,"
+			  " pg_catalog.pg_class t, pg_catalog.pg_attrdef a"
+			  " WHERE t.oid = $1 AND a.adrelid = t.oid"
+			  " AND d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid"
+			  " AND d.refclassid = 'pg_class'::regclass AND d.refobjid = s.oid"
+			  " AND s.relkind = 'S' AND s.relnamespace <> t.relnamespace",
+			  1, types, values, NULL);
+	SPI_finish();
+}
+
 /* Hides a work table's TOAST table from logical decoding. */
 void
 refit_twin_hide(Oid twin, Oid source)
@@ -136,6 +158,7 @@ refit_twin_hide(Oid twin, Oid source)
 	table_close(rel, NoLock);
 	if (OidIsValid(toast))
 		refit_twin_set_relrewrite(toast, source);
+	forget_sequences(twin);
 }
 
 /*
@@ -199,7 +222,8 @@ refit_twin_create_table(Relation source, Oid schema, const char *name,
 	NewHeapCreateToastTable(
 		relid, OidIsValid(toast) ? reloptions_of(toast) : (Datum) 0,
 		AccessExclusiveLock, RelationGetRelid(source));
-	refit_twin_make_member(RelationRelationId, relid);
+	refit_twin_tie_to_extension(RelationRelationId, relid,
+								DEPENDENCY_EXTENSION);
 	CommandCounterIncrement();
 	return relid;
 }
@@ -316,10 +340,9 @@ refit_twin_create(Relation source, Oid schema)
 	ListCell *lc;
 	Oid twin;
 
-	twin =
-		refit_twin_create_table(source, schema, RelationGetRelationName(source),
-								layout_of(RelationGetDescr(source), true),
-								source->rd_rel->relowner);
+	twin = refit_twin_create_table(
+		source, schema, RelationGetRelationName(source),
+		layout_of(RelationGetDescr(source), true), source->rd_rel->relowner);
 	copy_defaults(source, twin);
 	copy_constraints(source, twin);
 	copy_identity(source, twin);

@@ -18,6 +18,7 @@
 
 #include "refit.h"
 
+#include "catalog/dependency.h"
 #include "utils/rel.h"
 
 /* Makes schema refit_<id>; an ERROR when it is there already. */
@@ -53,7 +54,11 @@ extern Oid refit_twin_order_index(Oid twin);
 extern void refit_twin_hide(Oid twin, Oid source);
 /* Sets pg_class.relrewrite of a table or TOAST table. */
 extern void refit_twin_set_relrewrite(Oid relid, Oid value);
-/* Takes an object into the extension. */
-extern void refit_twin_make_member(Oid classid, Oid objid);
+/*
+ * Ties an object to the extension: DEPENDENCY_EXTENSION, a member that cannot
+ * be dropped by itself; DEPENDENCY_AUTO_EXTENSION, goes along with it.
+ */
+extern void refit_twin_tie_to_extension(Oid classid, Oid objid,
+										DependencyType how);
 
 #endif /* REFIT_TWIN_H */

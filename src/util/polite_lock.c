@@ -20,10 +20,8 @@
 #include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
-#include "utils/timestamp.h"
 
 #include "guc.h"
-#include "job/catalog.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
@@ -33,9 +31,6 @@
 
 /* A transaction that is older will not end within our lock budget. */
 #define SLOW_HOLDER_MS 1000
-
-/* The same obstacle is an event once in so long. */
-#define EVENT_INTERVAL_MS 1000
 
 /* How often we look whether a slow holder has gone, and the pause between. */
 #define PATIENCE_LOOKS 20
@@ -181,23 +176,17 @@ lock_all(List *locks)
 static void
 note_failed_try(RefitMigration *m, const RefitLock *lock, const char *holder)
 {
-	static TimestampTz last_event = 0;
-	TimestampTz now = GetCurrentTimestamp();
 	StringInfoData detail;
 
 	m->progress.waiting_for = pstrdup(holder);
-	if (!TimestampDifferenceExceeds(last_event, now, EVENT_INTERVAL_MS))
-		return;
-	last_event = now;
 	initStringInfo(&detail);
 	appendStringInfo(&detail,
 					 "{\"relation\": %u, \"blocked_by\": ", lock->relid);
 	escape_json(&detail, holder);
 	appendStringInfoChar(&detail, '}');
-	refit_catalog_event(
-		m, "lock",
-		psprintf("waiting for a lock on %s", refit_qualified_name(lock->relid)),
-		detail.data);
+	m->lock_message =
+		psprintf("waiting for a lock on %s", refit_qualified_name(lock->relid));
+	m->lock_detail = detail.data;
 }
 
 /* Somebody for whom queueing makes no sense, or NULL. */

@@ -39,7 +39,7 @@ extern RefitLock *refit_polite_lock_on(Oid relid, LOCKMODE mode);
 
 /*
  * One try, in the caller's transaction.  True: all are held to its end.
- * False: none is; m->progress.waiting_for says why and an event is written.
+ * False: none is; m->progress.waiting_for, lock_message and lock_detail say why.
  * A relation that does not exist any more is skipped.
  */
 extern bool refit_polite_lock_try(RefitMigration *m, List *locks);

@@ -18,6 +18,7 @@ use warnings;
 BEGIN { $ENV{PG_TEST_TIMEOUT_DEFAULT} ||= 45; }
 
 use Exporter 'import';
+use File::Spec;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -34,11 +35,12 @@ our @EXPORT = qw(
   COPY_GATE INDEX_GATE CATCHUP_GATE
   new_node make_table submit gated_actions
   start_writer stop_writer close_gate open_gate wait_gate
-  wait_for wait_state wait_phase wait_copying worker_pid
+  wait_for wait_state wait_phase wait_copying hold_copying worker_pid
   check_equal check_clean check_type check_no_orphans
 );
 
-# A server that is set up but not started.  conf: more settings; preload => 0:
+# A server that is set up but not started.  Its search_path is plain, because the
+# user who runs the tests may have the name of our schema.  conf: more settings; preload => 0:
 # without shared_preload_libraries; the rest goes to init().
 sub new_node
 {
@@ -50,6 +52,7 @@ sub new_node
 	$node->init(%params);
 	$node->append_conf('postgresql.conf', <<"CONF");
 restart_after_crash = on
+search_path = 'public'
 log_statement = none
 log_line_prefix = '%m [%p] %b %a '
 max_worker_processes = 16
@@ -224,15 +227,15 @@ sub start_writer
 	my $file = PostgreSQL::Test::Utils::tempdir() . '/writer.sql';
 	my $rate = $params{rate} // 400;
 	my $mode = $params{mode} // 'prepared';
-	my $writer = { node => $node, db => $db, output => '' };
+	my $writer = { node => $node, db => $db, log => "$file.log" };
 
 	append_to_file($file, writer_script($table, $rows));
 	$writer->{run} = IPC::Run::start(
 		[
 			'pgbench', '-n', '-c3', '-T600', "-R$rate", '-M', $mode, '-f', $file,
-			'-d', $node->connstr($db) . ' application_name=writer'
+			$node->connstr($db) . ' application_name=writer'
 		],
-		'<', \undef, '>&', \$writer->{output});
+		'<', File::Spec->devnull, '>', $writer->{log}, '2>&1');
 	wait_for($node, $db, 'the writer writes',
 		"SELECT count(*) = 3 FROM pg_stat_activity WHERE application_name = 'writer'"
 	);
@@ -247,7 +250,7 @@ sub stop_writer
 	local $SIG{PIPE} = 'IGNORE';
 	$writer->{run}->kill_kill(grace => 2);
 	return if $params{crashed};
-	unlike($writer->{output}, qr/ERROR|aborted/, 'no client had an error');
+	unlike(slurp_file($writer->{log}), qr/ERROR|aborted/, 'no client had an error');
 	wait_for($writer->{node}, $writer->{db}, 'the writer has gone',
 		"SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'writer'"
 	);
@@ -309,6 +312,15 @@ sub wait_copying
 		"SELECT EXISTS (SELECT FROM refit.migration JOIN refit.migration_progress"
 		  . " USING (id) WHERE id = $id AND phase = 'copy' AND rows_done >= $rows)"
 	);
+}
+
+# Waits until some rows are copied and makes the copy stand still.
+sub hold_copying
+{
+	my ($node, $db, $id) = @_;
+
+	wait_copying($node, $db, $id);
+	$node->safe_psql($db, "SELECT refit.throttle(1, id => $id)");
 }
 
 # The process that works the only migration that is worked.

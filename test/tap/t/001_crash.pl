@@ -41,7 +41,7 @@ close_gate($node, 'postgres', 'orders', COPY_GATE);
 close_gate($node, 'postgres', 'orders', INDEX_GATE);
 my $id = submit($node, 'postgres', 'orders',
 	actions => gated_actions(),
-	throttle => 0.9,
+	throttle => 0.99,
 	chunk_time => '10ms');
 wait_copying($node, 'postgres', $id, ROWS / 20);
 crash();
