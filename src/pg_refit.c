@@ -12,6 +12,7 @@
 
 #include "guc.h"
 #include "job/launcher.h"
+#include "util/fault.h"
 
 PG_MODULE_MAGIC;
 
@@ -22,6 +23,9 @@ void
 _PG_init(void)
 {
 	refit_guc_define();
+#ifdef REFIT_FAULTS
+	refit_fault_define();
+#endif
 	if (process_shared_preload_libraries_in_progress)
 		refit_launcher_register();
 }

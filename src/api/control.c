@@ -4,8 +4,8 @@
  *	  SQL functions that control a migration, wait for it, or work it in the
  *	  caller's session.
  *
- * The owner of the table and superusers may control; who submitted the
- * migration of a table that is gone may too.
+ * The owner of the table and superusers may control; the migration of a table
+ * that is gone, only superusers.
  *
  *-------------------------------------------------------------------------
  */
@@ -210,7 +210,7 @@ current_state(int64 id, char **message)
 						   " 'ready' THEN 'running' ELSE state END"
 						   " FROM refit.migration WHERE id = $1",
 						   1, types, values);
-	*message = refit_sql_text("SELECT concat_ws(' ', error_message,"
+	*message = refit_sql_text("SELECT concat_ws('; ', error_message,"
 							  " error_detail) FROM refit.migration"
 							  " WHERE id = $1",
 							  1, types, values);

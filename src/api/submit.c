@@ -78,7 +78,8 @@ refit_alter_table(PG_FUNCTION_ARGS)
 {
 	static const char *const cutovers[] = {"auto", "manual", NULL};
 	static const char *const verifies[] = {"full", "sample", "off", NULL};
-	RefitSubmission s = {.kind = "alter_table", .strategy = NULL};
+	RefitSubmission s = {.kind = "alter_table"};
+	int64 id;
 
 	s.relid = relation_arg(fcinfo);
 	s.definition = text_arg(fcinfo, 1);
@@ -99,6 +100,8 @@ refit_alter_table(PG_FUNCTION_ARGS)
 						errhint("Leave out revertible.")));
 	s.options = refit_options_check(fcinfo, 6);
 	refit_plan_check_table(s.relid);
+	if ((id = refit_migration_find(&s)) != 0)
+		PG_RETURN_INT64(id);
 	(void) refit_plan_make(s.relid, refit_actions_parse(s.definition), NULL,
 						   namespace_search_path);
 	PG_RETURN_INT64(refit_migration_submit(&s));
@@ -110,6 +113,7 @@ refit_repack(PG_FUNCTION_ARGS)
 {
 	RefitSubmission s = {
 		.kind = "repack", .cutover = "auto", .verify = "off", .definition = ""};
+	int64 id;
 
 	s.relid = relation_arg(fcinfo);
 	if (!PG_ARGISNULL(1))
@@ -117,6 +121,8 @@ refit_repack(PG_FUNCTION_ARGS)
 	s.name = text_arg(fcinfo, 2);
 	s.options = refit_options_check(fcinfo, 3);
 	refit_plan_check_table(s.relid);
+	if ((id = refit_migration_find(&s)) != 0)
+		PG_RETURN_INT64(id);
 	(void) refit_plan_make(s.relid, NULL, s.definition, namespace_search_path);
 	PG_RETURN_INT64(refit_migration_submit(&s));
 }
@@ -153,6 +159,8 @@ static const PlanLine plan_lines[] = {
 	 "ACCESS EXCLUSIVE for milliseconds, taken politely"},
 	{"rewrite", "validate", "validate foreign keys on retyped columns",
 	 "ACCESS SHARE for a chunk"},
+	{"rewrite", "settle", "gather extended statistics, where there are any",
+	 "SHARE UPDATE EXCLUSIVE"},
 	{"rewrite", "cleanup", "drop the work tables", "none"},
 };
 

@@ -50,6 +50,7 @@ enum LoadColumn
 	LOAD_BUDGET_MS,
 	LOAD_ERRORS,
 	LOAD_THROTTLED_BY,
+	LOAD_WORKER_PID,
 	LOAD_TWIN,
 	LOAD_BLANK,
 	LOAD_KEY_INDEX,
@@ -167,6 +168,7 @@ load_progress(RefitProgress *p, MemoryContext context)
 	p->rate = load_float(LOAD_RATE, 0);
 	p->budget_ms = load_int(LOAD_BUDGET_MS);
 	p->errors = load_int(LOAD_ERRORS);
+	p->worker_pid = load_int(LOAD_WORKER_PID);
 	p->throttled_by = load_text(context, LOAD_THROTTLED_BY);
 }
 
@@ -208,7 +210,7 @@ refit_catalog_load(int64 id)
 		" m.search_path, m.options, m.cutover_attempts, m.cutover_lock_ms,"
 		" p.cursor, p.cursor_end, p.rows_done, p.rows_total, p.bytes_done,"
 		" p.bytes_total, p.pending, p.rate, p.budget_ms, p.errors,"
-		" p.throttled_by, r.twin::int8, r.blank::int8, r.key_index::int8,"
+		" p.throttled_by, p.worker_pid, r.twin::int8, r.blank::int8, r.key_index::int8,"
 		" r.trigger::int8, r.trigger_xmin, r.log0::int8, r.log1::int8,"
 		" r.filenode::int8, r.twin_blocks, r.fingerprint, r.baseline"
 		" FROM refit.migration m LEFT JOIN refit.migration_progress p USING (id)"

@@ -75,6 +75,7 @@
 /* Errors at one place after which a migration fails. */
 #define MOST_ERRORS 2
 #define MOST_CLEANUP_ERRORS 10
+#define MOST_DEATHS 4
 
 /* One phase of a strategy. */
 typedef struct Phase
@@ -86,6 +87,7 @@ typedef struct Phase
 } Phase;
 
 static RefitOutcome plan_step(RefitMigration *m, RefitBudget *budget);
+static void record_error(RefitMigration *m, const ErrorData *edata);
 
 static const Phase phases[] = {
 	{NULL, "plan", plan_step, false},
@@ -417,6 +419,17 @@ record_lock_time(const RefitMigration *m)
 				   psprintf("%.3f", ms), NULL, NULL);
 }
 
+/* Says that nobody works the migration any more. */
+static void
+forget_worker(const RefitMigration *m)
+{
+	update_row(m,
+			   "UPDATE refit.migration_progress SET worker_pid = NULL"
+			   " WHERE id = $1 AND ($2 IS NULL) AND ($3 IS NULL)"
+			   " AND ($4 IS NULL)",
+			   NULL, NULL, NULL);
+}
+
 /* Ends the migration in the state that cleanup was heading for. */
 static int
 finish(RefitMigration *m)
@@ -424,6 +437,7 @@ finish(RefitMigration *m)
 	m->progress.rate = 0;
 	m->progress.message = NULL;
 	refit_catalog_save_progress(m);
+	forget_worker(m);
 	set_request(m, NULL);
 	update_row(m,
 			   "DELETE FROM refit.owed WHERE id = $1 AND ($2 IS NULL)"
@@ -489,6 +503,7 @@ obey_request(RefitMigration *m)
 		set_request(m, NULL);
 		m->progress.rate = 0;
 		refit_catalog_save_progress(m);
+		forget_worker(m);
 		set_state(m, "paused");
 		return true;
 	}
@@ -626,6 +641,40 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 	return rest;
 }
 
+/*
+ * In a process's first look at a migration: has the one before died at work?
+ * That many a time without a finished step between is an error like another, or
+ * a step that kills the server would do so for ever.  True: recorded, in a
+ * transaction that does nothing else.
+ */
+static bool
+notice_deaths(RefitMigration *m)
+{
+	static int64 known_id = 0;
+	int pid = m->progress.worker_pid;
+
+	if (known_id == m->id)
+		return false;
+	known_id = m->id;
+	if (pid == 0 || pid == MyProcPid || m->goal != NULL ||
+		strcmp(m->state, "running") != 0)
+		return false;
+	if (++m->progress.errors > MOST_DEATHS)
+	{
+		ErrorData edata = {.sqlerrcode = ERRCODE_CRASH_SHUTDOWN};
+
+		edata.message =
+			psprintf("the process that worked the migration died "
+					 "%d times in phase %s",
+					 m->progress.errors, m->phase != NULL ? m->phase : "plan");
+		edata.hint = "Look for the reason in the server's log.";
+		record_error(m, &edata);
+		set_goal(m, "failed");
+	}
+	refit_catalog_save_progress(m);
+	return true;
+}
+
 /* The step proper, with a snapshot set. */
 static int
 do_step(RefitMigration *m)
@@ -638,6 +687,8 @@ do_step(RefitMigration *m)
 	int rest;
 
 	record_lock_time(m);
+	if (notice_deaths(m))
+		return 0;
 	if (!start(m))
 		return -1;
 	if (obey_request(m))
@@ -812,8 +863,8 @@ find_by_name(const RefitSubmission *s)
 }
 
 /* The id of the same submission made before, or 0; another one: ERROR. */
-static int64
-find_same(const RefitSubmission *s)
+int64
+refit_migration_find(const RefitSubmission *s)
 {
 	int64 id = s->name != NULL ? find_by_name(s) : 0;
 
@@ -825,6 +876,12 @@ find_same(const RefitSubmission *s)
 						s->name),
 				 errdetail("It is migration " INT64_FORMAT ".", -id),
 				 errhint("Choose another name.")));
+	if (id != 0)
+	{
+		ereport(NOTICE,
+				(errmsg("migration \"%s\" was submitted before", s->name)));
+		refit_worker_start_at_commit();
+	}
 	return id;
 }
 
@@ -871,15 +928,8 @@ int64
 refit_migration_submit(const RefitSubmission *s)
 {
 	RefitMigration *m;
-	int64 id = find_same(s);
+	int64 id;
 
-	if (id != 0)
-	{
-		ereport(NOTICE,
-				(errmsg("migration \"%s\" was submitted before", s->name)));
-		refit_worker_start_at_commit();
-		return id;
-	}
 	id = insert_row(s);
 	m = refit_catalog_load(id);
 	refit_catalog_event(m, "state", "queued", NULL);
@@ -990,7 +1040,8 @@ refit_migration_retry(int64 id)
 	if (strcmp(m->state, "failed") != 0 && strcmp(m->state, "cancelled") != 0)
 		refuse(m, "retried", "Only what has failed or was cancelled can.");
 	update_row(m,
-			   "UPDATE refit.migration SET goal = NULL, request = NULL,"
+			   "UPDATE refit.migration SET home = refit._home(), goal = NULL,"
+			   " request = NULL,"
 			   " phase = NULL, strategy = NULL, error_code = NULL,"
 			   " error_message = NULL, error_detail = NULL, error_hint = NULL,"
 			   " error_context = NULL, started_at = NULL WHERE id = $1"

@@ -25,12 +25,17 @@ typedef struct RefitSubmission
 	const char *kind;
 	Oid relid;
 	const char *definition;
-	const char *strategy;
 	const char *cutover;
 	const char *verify;
 	Interval *revertible;
 	Jsonb *options;
 } RefitSubmission;
+
+/*
+ * The id of the same submission made before under the same name, or 0; an ERROR
+ * when the name stands for something else.
+ */
+extern int64 refit_migration_find(const RefitSubmission *submission);
 
 /* Enters a migration and starts a worker at commit.  Returns its id. */
 extern int64 refit_migration_submit(const RefitSubmission *submission);

@@ -47,6 +47,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
@@ -428,6 +429,9 @@ connect_worker(WorkerTask *task, const char *name)
 static void
 handle_signals(void)
 {
+	/* who never rests never hears of it from a latch */
+	if (!PostmasterIsAlive())
+		proc_exit(1);
 	HOLD_CANCEL_INTERRUPTS();
 	CHECK_FOR_INTERRUPTS();
 	QueryCancelPending = false;

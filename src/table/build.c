@@ -125,8 +125,14 @@ refit_build_order(RefitMigration *m, RefitBudget *budget)
 	ObjectAddress object;
 	Relation rel;
 
-	if (!OidIsValid(index))
+	if (strcmp(m->kind, "repack") != 0 || m->definition[0] == '\0')
 		return REFIT_NEXT;
+	if (!OidIsValid(index)) /* the copy was started again after this phase */
+	{
+		refit_twin_create_order_index(m->rewrite.twin, m->definition,
+									  m->search_path);
+		index = refit_twin_order_index(m->rewrite.twin);
+	}
 	rel = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
 	refit_reindex_index(index, rel->rd_rel->relpersistence, &params);
 	table_close(rel, NoLock);
@@ -176,7 +182,7 @@ refit_build_index(RefitMigration *m, RefitBudget *budget)
 	if (refit_shape_was_emptied(m))
 	{
 		table_close(twin, NoLock);
-		table_close(source, NoLock);
+		table_close(source, AccessShareLock);
 		AtEOXact_GUC(false, guc_level);
 		return REFIT_RETURN;
 	}
@@ -187,7 +193,7 @@ refit_build_index(RefitMigration *m, RefitBudget *budget)
 	if (workers != NULL)
 		refit_set_local("max_parallel_maintenance_workers", workers);
 	table_close(twin, NoLock);
-	table_close(source, NoLock);
+	table_close(source, AccessShareLock); /* not for as long as it takes */
 	refit_reindex_index(index, persistence, &params);
 	AtEOXact_GUC(false, guc_level);
 

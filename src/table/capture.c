@@ -59,6 +59,9 @@
 /* A log that is longer than this is left alone by writers: 8 MB. */
 #define LOG_FULL_BLOCKS 1024
 
+/* So much of a log is counted to tell how many entries it has: 2 MB. */
+#define COUNTED_BLOCKS 256
+
 /* What a trigger call needs, kept for the statement. */
 typedef struct CaptureState
 {
@@ -412,24 +415,43 @@ refit_capture_age(const RefitBaseline *b, TransactionId xid)
 	return b->overflowed ? REFIT_AMBIGUOUS : REFIT_BEFORE_CAPTURE;
 }
 
-/* Roughly, entries in the logs: by their size. */
+/* Entries in a log: counted in its first blocks, reckoned from there on. */
+static int64
+count_entries(Relation log, Snapshot snapshot)
+{
+	BlockNumber nblocks = RelationGetNumberOfBlocks(log);
+	BlockNumber looked_at = Min(nblocks, COUNTED_BLOCKS);
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+	int64 n = 0;
+
+	if (nblocks == 0)
+		return 0;
+	scan = table_beginscan_strat(log, snapshot, 0, NULL, true, false);
+	slot = table_slot_create(log, NULL);
+	heap_setscanlimits(scan, 0, looked_at);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		n++;
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	return (int64) ((double) n * nblocks / looked_at);
+}
+
+/* Entries in the logs that a snapshot taken now sees. */
 int64
 refit_capture_pending(const RefitMigration *m)
 {
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	int64 result = 0;
 
 	for (int i = 0; i < REFIT_LOGS; i++)
 	{
 		Relation log = table_open(m->rewrite.logs[i], AccessShareLock);
-		BlockNumber pages;
-		double tuples;
-		double visible;
 
-		table_relation_estimate_size(log, NULL, &pages, &tuples, &visible);
-		if (RelationGetNumberOfBlocks(log) > 0)
-			result += (int64) tuples;
+		result += count_entries(log, snapshot);
 		table_close(log, AccessShareLock);
 	}
+	UnregisterSnapshot(snapshot);
 	return result;
 }
 

@@ -53,7 +53,7 @@
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
-/* Keys in the batch just before the lock from which on it is not tried. */
+/* With more keys than these to apply, the lock is not taken, or given back. */
 #define MOST_PENDING 2000
 
 static instr_time lock_granted;
@@ -237,6 +237,8 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 		return REFIT_WAIT;
 	start_clock();
 	REFIT_FAULT("cutover.locked");
+	if (refit_capture_pending(m) > MOST_PENDING)
+		return REFIT_RETURN; /* something large has committed meanwhile */
 	refit_shape_check(m);
 	refit_capture_check(m);
 	refit_catchup_apply(m, &batch);

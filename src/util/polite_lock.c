@@ -37,7 +37,7 @@
 #define PATIENCE_PAUSE_US 10000
 
 #define BACKOFF_FIRST_MS 50
-#define BACKOFF_MOST_MS 1000
+#define BACKOFF_MOST_MS 400
 
 /* Who holds a lock that is in our way. */
 typedef struct Holder
@@ -45,6 +45,9 @@ typedef struct Holder
 	char *text; /* pid, query, age: for people */
 	bool is_slow;
 } Holder;
+
+/* Tries of this process that have failed since one succeeded. */
+static int failures = 0;
 
 /* A member of the list to lock. */
 RefitLock *
@@ -178,6 +181,7 @@ note_failed_try(RefitMigration *m, const RefitLock *lock, const char *holder)
 {
 	StringInfoData detail;
 
+	failures++;
 	m->progress.waiting_for = pstrdup(holder);
 	initStringInfo(&detail);
 	appendStringInfo(&detail,
@@ -311,16 +315,17 @@ refit_polite_lock_try(RefitMigration *m, List *locks)
 		return false;
 	}
 	m->progress.waiting_for = NULL;
+	failures = 0;
 	return true;
 }
 
-/* ms to stay away after a failed try. */
+/* ms to stay away after a failed try; grows while they fail. */
 int
 refit_polite_lock_backoff(RefitMigration *m)
 {
 	int most = BACKOFF_FIRST_MS;
 
-	for (int i = 0; i < m->progress.errors && most < BACKOFF_MOST_MS; i++)
+	for (int i = 0; i < failures && most < BACKOFF_MOST_MS; i++)
 		most *= 2;
 	most = Min(most, BACKOFF_MOST_MS);
 	return most / 2 + pg_prng_uint64_range(&pg_global_prng_state, 0, most / 2);

@@ -44,7 +44,7 @@ extern RefitLock *refit_polite_lock_on(Oid relid, LOCKMODE mode);
  */
 extern bool refit_polite_lock_try(RefitMigration *m, List *locks);
 
-/* ms to stay away after a failed try: with jitter, growing to a second. */
+/* ms to stay away after a failed try: with jitter, growing while tries fail. */
 extern int refit_polite_lock_backoff(RefitMigration *m);
 
 #endif /* REFIT_POLITE_LOCK_H */

@@ -93,8 +93,8 @@ static const char *const shape_sql =
 	") lines ORDER BY 1";
 
 /*
- * Objects by OID.  A line that begins with '~' may change: what refers to a
- * retyped column is re-created by any means of changing the type.
+ * Objects by OID.  A line that begins with '~' may change: a foreign key that
+ * refers to a retyped column is made anew by the native ALTER TABLE, too.
  */
 static const char *const identity_sql =
 	"SELECT coalesce(string_agg(line, E'\\n' ORDER BY line), '') FROM ("
@@ -103,8 +103,7 @@ static const char *const identity_sql =
 	" reloftype) AS line FROM pg_class c"
 	" WHERE relnamespace = 'zoo'::regnamespace AND relkind IN ('r', 'S') "
 	"UNION ALL "
-	"SELECT concat_ws(' ', CASE WHEN relname LIKE 'item_view%%' THEN '%s' END"
-	" || 'view', relname, c.oid) FROM pg_class c"
+	"SELECT concat_ws(' ', 'view', relname, c.oid) FROM pg_class c"
 	" WHERE relnamespace = 'zoo'::regnamespace AND relkind = 'v' "
 	"UNION ALL "
 	"SELECT concat_ws(' ', 'view as granted', relname, 'owner', relowner,"
@@ -128,7 +127,7 @@ static const char *const identity_sql =
 	" WHERE stxrelid = 'zoo.item'::regclass "
 	"UNION ALL "
 	"SELECT concat_ws(' ', CASE WHEN confrelid = 'zoo.item'::regclass"
-	" THEN '%s' END || 'foreign key', conname, oid) FROM pg_constraint"
+	" THEN '%s' ELSE '' END || 'foreign key', conname, oid) FROM pg_constraint"
 	" WHERE contype = 'f' AND connamespace = 'zoo'::regnamespace "
 	"UNION ALL "
 	"SELECT concat_ws(' ', 'check', conname, oid) FROM pg_constraint"
@@ -152,7 +151,7 @@ check_identity(PGconn *conn, const Load *load)
 	StrBuf sql = {0};
 	char *lines;
 
-	sb_add(&sql, identity_sql, mark, mark);
+	sb_add(&sql, identity_sql, mark);
 	lines = value_or_die(conn, sql.data);
 	sb_free(&sql);
 	return lines;
@@ -237,6 +236,10 @@ check_shape(Load *load, PGconn *conn)
 		sb_add(&sql, "ALTER TABLE zoo.model %s", actions.data);
 		exec_or_die(conn, sql.data);
 	}
+	/* we widen a sequence with its column; the native one leaves it int */
+	if (!load->opt.native && load->opt.kind->key == KEY_INT &&
+		load->opt.kind->retyped)
+		exec_or_die(conn, "ALTER SEQUENCE zoo.model_id_seq AS bigint");
 	item = table_shape(conn, "item");
 	model = table_shape(conn, "model");
 	is_good =

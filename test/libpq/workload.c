@@ -27,6 +27,7 @@
 #include "workload.h"
 
 #define PROBES 2
+#define MAX_HOLDERS 16
 
 /* The ways in which a transaction can be older than the migration. */
 typedef enum OldSort
@@ -53,6 +54,14 @@ typedef struct Reader
 	atomic_bool is_ready;
 } Reader;
 
+/* Since when a worker has been seen with this xmin. */
+typedef struct Holder
+{
+	char pid[16];
+	char xmin[16];
+	double since;
+} Holder;
+
 /* The oldest snapshot of the worker, by the phase it was in. */
 typedef struct Sampler
 {
@@ -64,6 +73,7 @@ typedef struct Sampler
 	char phase[64];
 	long samples;
 	bool has_view; /* refit.progress is there */
+	Holder holders[MAX_HOLDERS];
 } Sampler;
 
 /* How the migration ended. */
@@ -104,7 +114,7 @@ usage(void)
 		"  --rows N              rows at the start (20000)\n"
 		"  --tablespace NAME     for kind set_tablespace\n"
 		"  --reader-seconds S    a reader holds the table that long (10)\n"
-		"  --think MS            mean think time of a connection (2)\n"
+		"  --think MS            mean think time of a connection (10)\n"
 		"  --limit S             a longer migration has failed (300)\n"
 		"  --max-stall MS        a longer stall is a failure (0: none is)\n"
 		"  --native              the blocking ALTER TABLE instead of ours\n"
@@ -205,7 +215,7 @@ read_options(int argc, char **argv, Options *opt)
 					 .seconds = 5,
 					 .rows = 20000,
 					 .reader_seconds = 10,
-					 .think_ms = 2,
+					 .think_ms = 10,
 					 .limit_seconds = 300};
 	while ((letter = getopt_long(argc, argv, "", names, NULL)) != -1)
 		take_option(opt, letter);
@@ -374,44 +384,78 @@ old_main(void *arg)
 	return NULL;
 }
 
+/*
+ * How long a worker has had the same xmin in all samples.
+ *
+ * A transaction can be older than its snapshot; a snapshot cannot be older
+ * than the xmin it gives its backend.
+ */
+static double
+held_ms(Sampler *sampler, const char *pid, const char *xmin)
+{
+	Holder *h = sampler->holders;
+	int i = 0;
+
+	while (i < MAX_HOLDERS - 1 && h[i].pid[0] && strcmp(h[i].pid, pid) != 0)
+		i++;
+	if (strcmp(h[i].pid, pid) != 0 || strcmp(h[i].xmin, xmin) != 0)
+	{
+		snprintf(h[i].pid, sizeof(h[i].pid), "%s", pid);
+		snprintf(h[i].xmin, sizeof(h[i].xmin), "%s", xmin);
+		h[i].since = clock_ms();
+	}
+	return clock_ms() - h[i].since;
+}
+
+/* Files one worker's snapshot: its age, and the phase it is in. */
+static void
+note_snapshot(Sampler *sampler, double ms, long xacts, const char *phase)
+{
+	if (strstr(phase, "index"))
+	{
+		if (ms > sampler->index_ms)
+			sampler->index_ms = ms;
+		return;
+	}
+	if (xacts > sampler->oldest_xacts)
+		sampler->oldest_xacts = xacts;
+	if (ms > sampler->oldest_ms)
+	{
+		sampler->oldest_ms = ms;
+		snprintf(sampler->phase, sizeof(sampler->phase), "%s", phase);
+	}
+}
+
 /* Looks once at the snapshots that workers of ours hold. */
 static void
 sample_once(Sampler *sampler, PGconn *conn)
 {
-	PGresult *res = PQexec(
-		conn,
-		sampler->has_view
-			? "SELECT extract(epoch FROM clock_timestamp() - xact_start)"
-			  " * 1000, age(backend_xmin), coalesce(p.phase, '')"
-			  " FROM pg_stat_activity a LEFT JOIN refit.progress p"
-			  " ON p.worker_pid = a.pid WHERE backend_type LIKE 'pg_refit%'"
-			  " AND backend_xmin IS NOT NULL AND xact_start IS NOT NULL"
-			: "SELECT extract(epoch FROM clock_timestamp() - xact_start)"
-			  " * 1000, age(backend_xmin), '' FROM pg_stat_activity"
-			  " WHERE backend_type LIKE 'pg_refit%'"
-			  " AND backend_xmin IS NOT NULL AND xact_start IS NOT NULL");
+	StrBuf sql = {0};
+	PGresult *res;
 
+	sb_add(&sql,
+		   "SELECT pid, coalesce(backend_xmin::text, ''),"
+		   " extract(epoch FROM clock_timestamp() - xact_start) * 1000,"
+		   " age(backend_xmin), %s"
+		   " WHERE backend_type LIKE 'pg_refit%%'",
+		   sampler->has_view
+			   ? "coalesce(p.phase, '') FROM pg_stat_activity a"
+				 " LEFT JOIN refit.progress p ON p.worker_pid = a.pid"
+			   : "'' FROM pg_stat_activity");
+	res = PQexec(conn, sql.data);
 	sampler->samples++;
 	for (int i = 0; i < PQntuples(res); i++)
 	{
-		double ms = atof(PQgetvalue(res, i, 0));
-		long xacts = atol(PQgetvalue(res, i, 1));
+		const char *xmin = PQgetvalue(res, i, 1);
+		double ms = held_ms(sampler, PQgetvalue(res, i, 0), xmin);
+		double xact_ms = atof(PQgetvalue(res, i, 2));
 
-		if (strstr(PQgetvalue(res, i, 2), "index"))
-		{
-			sampler->index_ms = ms > sampler->index_ms ? ms : sampler->index_ms;
-			continue;
-		}
-		if (xacts > sampler->oldest_xacts)
-			sampler->oldest_xacts = xacts;
-		if (ms > sampler->oldest_ms)
-		{
-			sampler->oldest_ms = ms;
-			snprintf(sampler->phase, sizeof(sampler->phase), "%s",
-					 PQgetvalue(res, i, 2));
-		}
+		if (*xmin != '\0')
+			note_snapshot(sampler, ms < xact_ms ? ms : xact_ms,
+						  atol(PQgetvalue(res, i, 3)), PQgetvalue(res, i, 4));
 	}
 	PQclear(res);
+	sb_free(&sql);
 }
 
 /* The thread that samples snapshots, and watches for the new column. */
