@@ -110,7 +110,14 @@ SELECT content() = :'before' AS same;
 SELECT relfrozenxid::text::bigint > 0 AS frozen, relallvisible > 0 AS visible,
 	reltuples FROM pg_class WHERE oid = 't'::regclass;
 EXPLAIN (COSTS OFF) SELECT * FROM t WHERE id = 7;
-SELECT refit.repack('t', 'n');
+-- in an order: n falls through the whole table
+SELECT refit.repack('t', 'n DESC, id') AS id \gset
+SELECT refit.wait(:id, '60s');
+SELECT count(*) FILTER (WHERE n > before) AS out_of_order, count(*)
+	FROM (SELECT n, lag(n) OVER (ORDER BY ctid) AS before FROM t) AS x;
+SELECT refit.repack('t', 'n) WHERE (true');
+\echo :SQLSTATE
+SELECT refit.repack('t', 'no_such_column');
 \echo :SQLSTATE
 SELECT nspname FROM pg_namespace WHERE nspname ~ '^refit_';
 
