@@ -265,10 +265,13 @@ copy_constraints(Relation source, Oid twin)
 			  " ORDER BY contype DESC, oid",
 			  1, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
-		actions = lappend(actions,
-						  MemoryContextStrdup(
-							  context, SPI_getvalue(SPI_tuptable->vals[i],
-													SPI_tuptable->tupdesc, 1)));
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		actions = lappend(actions, SPI_getvalue(SPI_tuptable->vals[i],
+												SPI_tuptable->tupdesc, 1));
+		MemoryContextSwitchTo(old);
+	}
 	SPI_finish();
 
 	foreach(lc, actions)
