@@ -72,7 +72,8 @@ SELECT refit.alter_table('t', 'ADD COLUMN ref_default int DEFAULT 2 REFERENCES o
 	ADD COLUMN uniq int UNIQUE, ADD COLUMN token2 uuid DEFAULT gen_random_uuid() UNIQUE') AS id \gset
 SELECT refit.wait(:id, '60s');
 SELECT count(checked), count(ref), sum(ref_default), count(uniq), count(DISTINCT token2) FROM t;
-SELECT conname, convalidated FROM pg_constraint WHERE conrelid = 't'::regclass ORDER BY 1;
+SELECT conname, convalidated FROM pg_constraint WHERE conrelid = 't'::regclass
+	AND contype <> 'n' ORDER BY 1;
 -- with a domain that has a default of its own and a constraint
 CREATE DOMAIN small AS int DEFAULT 1 CHECK (VALUE < 10);
 SELECT refit.alter_table('t', 'ADD COLUMN dom small NOT NULL') AS id \gset

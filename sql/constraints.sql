@@ -23,6 +23,7 @@ CREATE VIEW cons AS
 		condeferrable AS postponable, condeferred AS deferred,
 		pg_get_constraintdef(oid) AS definition
 	FROM pg_constraint WHERE connamespace = 'constraints'::regnamespace
+		AND contype <> 'n' -- rows of 18 and later
 	ORDER BY conrelid::regclass::text COLLATE "C", conname COLLATE "C";
 
 -- CHECK: rows are checked in place

@@ -66,7 +66,7 @@ LANGUAGE sql AS $$
 		AND relkind IN ('r', 'v')
 	UNION ALL SELECT 'constraint ' || conname, c.oid, concat_ws(' ', convalidated,
 		pg_get_constraintdef(c.oid), obj_description(c.oid, 'pg_constraint'))
-	FROM pg_constraint c WHERE connamespace = 'identity_of_objects'::regnamespace
+	FROM pg_constraint c WHERE contype <> 'n' AND connamespace = 'identity_of_objects'::regnamespace
 	UNION ALL SELECT 'policy ' || polname, oid, pg_get_expr(polqual, polrelid) FROM pg_policy
 	WHERE polrelid = 'identity_of_objects.t'::regclass
 	UNION ALL SELECT 'trigger ' || tgname, oid, concat_ws(' ', tgenabled, pg_get_triggerdef(oid))
@@ -111,7 +111,7 @@ INSERT INTO t (region, a) VALUES (1, 1) RETURNING id;
 SELECT setval('t_id_seq', 3000000000);
 INSERT INTO t (region, a) VALUES (1, 1) RETURNING id;
 \d t
-\d+ v
+\d v
 \d w
 \d x
 

@@ -386,7 +386,7 @@ UNION ALL
 SELECT 'trigger ' || tgname FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
 	WHERE tgname ~ 'refit' OR f.pronamespace::regnamespace::text = 'refit'
 UNION ALL
-SELECT 'relrewrite of ' || relname FROM pg_class WHERE relrewrite <> 0
+SELECT 'relrewrite of ' || relname FROM pg_class WHERE relrewrite NOT IN (0, oid)
 UNION ALL
 SELECT 'toast ' || t.relname || ' of ' || c.relname FROM pg_class c
 	JOIN pg_class t ON t.oid = c.reltoastrelid

@@ -11,7 +11,7 @@ use RefitTest;
 use Test::More;
 
 use constant {
-	ROWS => 80_000,
+	ROWS => 240_000,
 	KEPT_ROWS => 10_000,
 };
 
