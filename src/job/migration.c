@@ -1022,6 +1022,7 @@ refit_migration_cancel(int64 id)
 	if (m->phase == NULL)
 	{
 		set_state(m, "cancelled");
+		refit_worker_start_at_commit(); /* who was queued behind it */
 		return m->state;
 	}
 	set_state(m, "queued");
