@@ -156,10 +156,12 @@ refit_cluster(Oid table, Oid index)
 	ClusterParams params = {0};
 
 #if PG_VERSION_NUM >= 190000
+	/* private: the twin */
 	cluster_rel(REPACK_COMMAND_CLUSTER, table_open(table, AccessExclusiveLock),
 				index, &params, true);
 #elif PG_VERSION_NUM >= 180000
-	cluster_rel(table_open(table, AccessExclusiveLock), index, &params);
+	cluster_rel(table_open(table, AccessExclusiveLock), /* private: the twin */
+				index, &params);
 #else
 	cluster_rel(table, index, &params);
 #endif

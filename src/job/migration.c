@@ -61,6 +61,7 @@
 
 /* Tells our advisory locks from a user's, which have 1 or 2 here. */
 #define CLAIM_FIELD 0x7266
+#define QUEUE_FIELD 0x7271
 
 /* Rests in ms. */
 #define REST_READY 500
@@ -518,17 +519,37 @@ obey_request(RefitMigration *m)
 	return false;
 }
 
-/* Is an earlier migration of the same table unfinished? */
+/*
+ * Is another migration of the same table unfinished and before this one?  That
+ * is, has it begun, or has neither and it has the smaller id: an id may enter
+ * the queue late, by a retry or a long transaction.
+ */
 static bool
 must_wait_in_queue(const RefitMigration *m)
 {
 	return update_row(m,
 					  "SELECT FROM refit.migration m JOIN refit.migration e"
-					  " ON e.relid = m.relid AND e.id < m.id AND e.state IN"
+					  " ON e.relid = m.relid AND e.id <> m.id AND e.state IN"
 					  "  ('queued', 'running', 'paused', 'ready', 'revertible')"
+					  "  AND (e.phase IS NULL, e.id) < (m.phase IS NULL, m.id)"
 					  " WHERE m.id = $1 AND ($2 IS NULL) AND ($3 IS NULL)"
 					  " AND ($4 IS NULL)",
 					  NULL, NULL, NULL) > 0;
+}
+
+/*
+ * Keeps others from starting a migration of this table until our commit, and
+ * sees what the one before has committed.
+ */
+static void
+lock_queue(Oid relid)
+{
+	LOCKTAG tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, relid, 0, QUEUE_FIELD);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetLatestSnapshot());
 }
 
 /* Takes a migration out of the queue.  False: not its turn. */
@@ -537,6 +558,7 @@ start(RefitMigration *m)
 {
 	if (strcmp(m->state, "queued") == 0)
 	{
+		lock_queue(m->relid);
 		if (must_wait_in_queue(m))
 			return false;
 		set_state(m, "running");

@@ -260,6 +260,23 @@ create_trigger(const RefitMigration *m, bool row, int16 events, Oid function)
 	return address.objectId;
 }
 
+/* Is this a capture trigger of this migration, by name and first argument? */
+static bool
+is_trigger_of(const RefitMigration *m, Relation pg_trigger, HeapTuple tuple)
+{
+	Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
+	char *id = psprintf(INT64_FORMAT, m->id);
+	bool isnull;
+	Datum args;
+
+	if (!form->tgisinternal || form->tgnargs == 0 ||
+		strncmp(NameStr(form->tgname), TRIGGER_NAME, strlen(TRIGGER_NAME)) != 0)
+		return false;
+	args = heap_getattr(tuple, Anum_pg_trigger_tgargs,
+						RelationGetDescr(pg_trigger), &isnull);
+	return !isnull && strcmp(VARDATA_ANY(DatumGetByteaPP(args)), id) == 0;
+}
+
 /* The oids of this migration's triggers on the table, with their rows' xmin. */
 static List *
 find_triggers(const RefitMigration *m, TransactionId *xmin, bool *always)
@@ -280,8 +297,7 @@ find_triggers(const RefitMigration *m, TransactionId *xmin, bool *always)
 	{
 		Form_pg_trigger form = (Form_pg_trigger) GETSTRUCT(tuple);
 
-		if (!form->tgisinternal || strncmp(NameStr(form->tgname), TRIGGER_NAME,
-										   strlen(TRIGGER_NAME)) != 0)
+		if (!is_trigger_of(m, rel, tuple))
 			continue;
 		result = lappend_oid(result, form->oid);
 		*xmin = HeapTupleHeaderGetRawXmin(tuple->t_data);
