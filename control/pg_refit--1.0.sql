@@ -74,6 +74,7 @@ CREATE TABLE refit.migration_progress (
 	rate float8 NOT NULL DEFAULT 0,
 	budget_ms integer NOT NULL DEFAULT 0,
 	errors integer NOT NULL DEFAULT 0,
+	deaths integer NOT NULL DEFAULT 0,
 	throttled_by text,
 	waiting_for text,
 	message text,
@@ -102,6 +103,7 @@ CREATE TABLE refit.owed (
 	relid oid NOT NULL,
 	conname name NOT NULL,
 	added boolean NOT NULL DEFAULT false, -- by the migration itself
+	done boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (id, relid, conname)
 );
 

@@ -206,7 +206,7 @@ current_state(int64 id, char **message)
 	char *state;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	state = refit_sql_text("SELECT CASE WHEN request = 'cutover' AND state ="
+	state = refit_sql_text("SELECT CASE WHEN request IS NOT NULL AND state ="
 						   " 'ready' THEN 'running' ELSE state END"
 						   " FROM refit.migration WHERE id = $1",
 						   1, types, values);

@@ -50,6 +50,7 @@ enum LoadColumn
 	LOAD_BUDGET_MS,
 	LOAD_ERRORS,
 	LOAD_THROTTLED_BY,
+	LOAD_DEATHS,
 	LOAD_WORKER_PID,
 	LOAD_TWIN,
 	LOAD_BLANK,
@@ -168,6 +169,7 @@ load_progress(RefitProgress *p, MemoryContext context)
 	p->rate = load_float(LOAD_RATE, 0);
 	p->budget_ms = load_int(LOAD_BUDGET_MS);
 	p->errors = load_int(LOAD_ERRORS);
+	p->deaths = load_int(LOAD_DEATHS);
 	p->worker_pid = load_int(LOAD_WORKER_PID);
 	p->throttled_by = load_text(context, LOAD_THROTTLED_BY);
 }
@@ -210,7 +212,7 @@ refit_catalog_load(int64 id)
 		" m.search_path, m.options, m.cutover_attempts, m.cutover_lock_ms,"
 		" p.cursor, p.cursor_end, p.rows_done, p.rows_total, p.bytes_done,"
 		" p.bytes_total, p.pending, p.rate, p.budget_ms, p.errors,"
-		" p.throttled_by, p.worker_pid, r.twin::int8, r.blank::int8, r.key_index::int8,"
+		" p.throttled_by, p.deaths, p.worker_pid, r.twin::int8, r.blank::int8, r.key_index::int8,"
 		" r.trigger::int8, r.trigger_xmin, r.log0::int8, r.log1::int8,"
 		" r.filenode::int8, r.twin_blocks, r.fingerprint, r.baseline"
 		" FROM refit.migration m LEFT JOIN refit.migration_progress p USING (id)"
@@ -246,11 +248,11 @@ void
 refit_catalog_save_progress(const RefitMigration *m)
 {
 	const RefitProgress *p = &m->progress;
-	Oid types[15] = {INT8OID, INT8OID, INT8OID, INT8OID,   INT8OID,
-					 INT8OID, INT8OID, INT8OID, FLOAT8OID, INT4OID,
-					 INT4OID, TEXTOID, TEXTOID, TEXTOID,   INT4OID};
-	Datum values[15];
-	bool nulls[15] = {false};
+	Oid types[16] = {INT8OID, INT8OID, INT8OID,	  INT8OID, INT8OID, INT8OID,
+					 INT8OID, INT8OID, FLOAT8OID, INT4OID, INT4OID, TEXTOID,
+					 TEXTOID, TEXTOID, INT4OID,	  INT4OID};
+	Datum values[16];
+	bool nulls[16] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = Int64GetDatum(p->cursor);
@@ -267,15 +269,17 @@ refit_catalog_save_progress(const RefitMigration *m)
 	values[12] = text_or_null(p->waiting_for, &nulls[12]);
 	values[13] = text_or_null(p->message, &nulls[13]);
 	values[14] = Int32GetDatum(MyProcPid);
+	values[15] = Int32GetDatum(p->deaths);
 
 	SPI_connect();
-	refit_sql("UPDATE refit.migration_progress SET cursor = $2,"
-			  " cursor_end = $3, rows_done = $4, rows_total = $5,"
-			  " bytes_done = $6, bytes_total = $7, pending = $8, rate = $9,"
-			  " budget_ms = $10, errors = $11, throttled_by = $12,"
-			  " waiting_for = $13, message = $14, worker_pid = $15,"
-			  " updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
-			  15, types, values, nulls);
+	refit_sql(
+		"UPDATE refit.migration_progress SET cursor = $2,"
+		" cursor_end = $3, rows_done = $4, rows_total = $5,"
+		" bytes_done = $6, bytes_total = $7, pending = $8, rate = $9,"
+		" budget_ms = $10, errors = $11, throttled_by = $12,"
+		" waiting_for = $13, message = $14, worker_pid = $15, deaths = $16,"
+		" updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
+		16, types, values, nulls);
 	SPI_finish();
 }
 

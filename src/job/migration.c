@@ -298,9 +298,11 @@ refit_migration_startable(void)
 	SPI_connect();
 	refit_sql("SELECT m.id FROM refit.migration m"
 			  " WHERE m.state IN ('queued', 'running', 'ready')"
+			  " AND m.home = refit._home()"
 			  " AND NOT EXISTS (SELECT FROM refit.migration e"
-			  "  WHERE e.relid = m.relid AND e.id < m.id AND e.state IN"
-			  "   ('queued', 'running', 'paused', 'ready', 'revertible'))"
+			  "  WHERE e.relid = m.relid AND e.id <> m.id AND e.state IN"
+			  "   ('queued', 'running', 'paused', 'ready', 'revertible')"
+			  "  AND (e.phase IS NULL, e.id) < (m.phase IS NULL, m.id))"
 			  " AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l"
 			  "  WHERE l.locktype = 'advisory' AND l.objsubid = $1"
 			  "  AND l.database = (SELECT oid FROM pg_catalog.pg_database"
@@ -552,10 +554,23 @@ lock_queue(Oid relid)
 	PushActiveSnapshot(GetLatestSnapshot());
 }
 
+/* Was the migration submitted here, and not copied from another server? */
+static bool
+is_at_home(const RefitMigration *m)
+{
+	return update_row(m,
+					  "SELECT FROM refit.migration WHERE id = $1"
+					  " AND home = refit._home() AND ($2 IS NULL)"
+					  " AND ($3 IS NULL) AND ($4 IS NULL)",
+					  NULL, NULL, NULL) > 0;
+}
+
 /* Takes a migration out of the queue.  False: not its turn. */
 static bool
 start(RefitMigration *m)
 {
+	if (!is_at_home(m))
+		return false;
 	if (strcmp(m->state, "queued") == 0)
 	{
 		lock_queue(m->relid);
@@ -641,6 +656,7 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 	if (strcmp(phase->name, "cutover") == 0)
 		record_attempt(m);
 	m->progress.errors = 0;
+	m->progress.deaths = 0;
 	note_lock(m);
 	switch (outcome)
 	{
@@ -681,14 +697,14 @@ notice_deaths(RefitMigration *m)
 	if (pid == 0 || pid == MyProcPid || m->goal != NULL ||
 		strcmp(m->state, "running") != 0)
 		return false;
-	if (++m->progress.errors > MOST_DEATHS)
+	if (++m->progress.deaths > MOST_DEATHS)
 	{
 		ErrorData edata = {.sqlerrcode = ERRCODE_CRASH_SHUTDOWN};
 
 		edata.message =
 			psprintf("the process that worked the migration died "
 					 "%d times in phase %s",
-					 m->progress.errors, m->phase != NULL ? m->phase : "plan");
+					 m->progress.deaths, m->phase != NULL ? m->phase : "plan");
 		edata.hint = "Look for the reason in the server's log.";
 		record_error(m, &edata);
 		set_goal(m, "failed");

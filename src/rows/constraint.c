@@ -89,12 +89,13 @@ next_owed(const RefitMigration *m)
 	Owed *owed = NULL;
 
 	SPI_connect();
-	refit_sql("SELECT w.relid::int8, coalesce(c.oid, 0)::int8, w.conname,"
-			  " c.contype, coalesce(c.convalidated, true), " VIOLATION_QUERY
-			  " FROM refit.owed w LEFT JOIN pg_catalog.pg_constraint c"
-			  "  ON c.conrelid = w.relid AND c.conname = w.conname"
-			  " WHERE w.id = $1 ORDER BY w.relid, w.conname LIMIT 1",
-			  1, types, values, NULL);
+	refit_sql(
+		"SELECT w.relid::int8, coalesce(c.oid, 0)::int8, w.conname,"
+		" c.contype, coalesce(c.convalidated, true), " VIOLATION_QUERY
+		" FROM refit.owed w LEFT JOIN pg_catalog.pg_constraint c"
+		"  ON c.conrelid = w.relid AND c.conname = w.conname"
+		" WHERE w.id = $1 AND NOT w.done ORDER BY w.relid, w.conname LIMIT 1",
+		1, types, values, NULL);
 	if (SPI_processed > 0)
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
@@ -227,7 +228,8 @@ settle(RefitMigration *m, const Owed *owed)
 	refit_sql("UPDATE pg_catalog.pg_constraint SET convalidated = true"
 			  " WHERE oid = $1",
 			  1, types, values, NULL);
-	refit_sql("DELETE FROM refit.owed WHERE id = $2 AND conname = $3::name"
+	refit_sql("UPDATE refit.owed SET done = true WHERE id = $2"
+			  " AND conname = $3::name"
 			  " AND relid = $4",
 			  4, types, values, NULL);
 	SPI_finish();
