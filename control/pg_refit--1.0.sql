@@ -291,18 +291,23 @@ RETURN '[' || rpad(repeat('#', floor(percent / 5)::integer), 20, '.') || '] '
 
 -- How far a migration is, all phases together: the share of the whole that the
 -- phases before this one usually take, and this one's part of its own share.
-CREATE FUNCTION refit._percent(phase text, done float8, total float8)
+CREATE FUNCTION refit._percent(strategy text, phase text, done float8,
+	total float8)
 RETURNS float8 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 RETURN (SELECT s.begins + (s.ends - s.begins)
 		* CASE WHEN total > 0 THEN least(done / total, 1) ELSE 0 END
-	FROM (VALUES ('plan', 0, 0), ('prepare', 0, 1), ('capture', 1, 2),
-		('copy', 2, 60), ('order', 60, 84),
-		('index', 60, 85), ('analyze', 85, 88),
-		('catchup', 88, 94), ('cutover', 94, 95), ('alter', 0, 5),
-		('validate', 5, 99), ('settle', 95, 99), ('cleanup', 99, 100))
-		AS s(name, begins, ends)
-	WHERE s.name = phase);
+	FROM (VALUES (NULL, 'plan', 0, 0), ('rewrite', 'prepare', 0, 1),
+		('rewrite', 'capture', 1, 2), ('rewrite', 'copy', 2, 60),
+		('rewrite', 'order', 60, 84), ('rewrite', 'index', 60, 85),
+		('rewrite', 'analyze', 85, 88), ('rewrite', 'catchup', 88, 92),
+		('rewrite', 'cutover', 92, 93), ('rewrite', 'validate', 93, 99),
+		('validate', 'alter', 0, 5), ('validate', 'validate', 5, 99),
+		('instant', 'alter', 0, 99), (NULL, 'settle', 99, 99),
+		(NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)
+	WHERE s.phase = _percent.phase
+		AND coalesce(s.strategy = _percent.strategy, true)
+	LIMIT 1);
 
 CREATE VIEW refit.progress AS
 SELECT m.id, m.name, m.kind, m.relation, m.strategy, m.state, m.phase,
@@ -324,7 +329,7 @@ SELECT m.id, m.name, m.kind, m.relation, m.strategy, m.state, m.phase,
 	CASE WHEN refit._may_see(m.relid, m.submitted_by) THEN p.message END AS message
 FROM refit.migration m
 	LEFT JOIN refit.migration_progress p USING (id)
-	CROSS JOIN LATERAL (SELECT coalesce(refit._percent(m.phase,
+	CROSS JOIN LATERAL (SELECT coalesce(refit._percent(m.strategy, m.phase,
 		p.rows_done, p.rows_total), 0)::float8) AS f(percent)
 WHERE m.state IN ('queued', 'running', 'paused', 'ready', 'revertible')
 ORDER BY m.id;

@@ -670,7 +670,8 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 			break;
 		case REFIT_MORE:
 			rest = refit_governor_after(m, worked_ms);
-			update_rate(&m->progress, rows_before, worked_ms + rest);
+			if (strcmp(phase->name, "index") != 0) /* it counts indexes */
+				update_rate(&m->progress, rows_before, worked_ms + rest);
 			break;
 		case REFIT_WAIT:
 			break;

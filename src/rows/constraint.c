@@ -247,6 +247,7 @@ refit_constraint_step(RefitMigration *m, RefitBudget *budget)
 	RefitProgress *p = &m->progress;
 	Owed *owed = next_owed(m);
 	Relation rel;
+	double tuples;
 
 	if (owed == NULL)
 		return REFIT_NEXT;
@@ -263,9 +264,10 @@ refit_constraint_step(RefitMigration *m, RefitBudget *budget)
 	}
 	p->message = psprintf("checking rows against \"%s\"", owed->name);
 	check_blocks(m, budget, owed);
+	tuples = rel->rd_rel->reltuples;
 	table_close(rel, NoLock);
-	p->rows_done = p->cursor;
-	p->rows_total = p->cursor_end;
+	p->rows_total = (int64) Max(tuples, 0);
+	p->rows_done = p->rows_total * p->cursor / Max(p->cursor_end, 1);
 	p->bytes_done = p->cursor * BLCKSZ;
 	p->bytes_total = p->cursor_end * BLCKSZ;
 	REFIT_FAULT("validate.chunk");
