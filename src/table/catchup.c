@@ -18,7 +18,8 @@
  *	  constraint added by the actions that the data violates: that is an error.
  *
  * TRUNCATE: its mark commits before any entry for a row written after it, so a
- * snapshot that sees such an entry sees the mark.  The twin is emptied on the
+ * snapshot that sees such an entry sees the mark; and a batch takes every mark
+ * that it sees, however few keys it takes.  The twin is emptied on the
  * spot; should the transaction abort, the mark is still there and it is emptied
  * again.
  *
@@ -136,28 +137,37 @@ add_entry(CatchUp *c, TupleTableSlot *slot, int log)
 	}
 }
 
-/* Collects the entries that the snapshot sees, up to the limit. */
+/*
+ * Collects the entries of one log that the snapshot sees: keys up to the limit,
+ * but marks of TRUNCATE always.  A key of a row written after a TRUNCATE must
+ * not be worked before its mark, which would then take that row away again.
+ */
+static void
+collect_from_log(CatchUp *c, int log)
+{
+	TableScanDesc scan = table_beginscan(c->logs[log], c->snapshot, 0, NULL);
+	TupleTableSlot *slot = table_slot_create(c->logs[log], NULL);
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		bool is_full = c->batch->limit > 0 && c->nentries >= c->batch->limit;
+
+		if (is_full && !slot_attisnull(slot, 1))
+			c->batch->complete = false;
+		else
+			add_entry(c, slot, log);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+}
+
+/* Collects the entries that the snapshot sees. */
 static void
 collect_entries(CatchUp *c)
 {
 	c->batch->complete = true;
-	for (int i = 0; i < REFIT_LOGS && c->batch->complete; i++)
-	{
-		TableScanDesc scan = table_beginscan(c->logs[i], c->snapshot, 0, NULL);
-		TupleTableSlot *slot = table_slot_create(c->logs[i], NULL);
-
-		while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-		{
-			if (c->batch->limit > 0 && c->nentries >= c->batch->limit)
-			{
-				c->batch->complete = false;
-				break;
-			}
-			add_entry(c, slot, i);
-		}
-		ExecDropSingleTupleTableSlot(slot);
-		table_endscan(scan);
-	}
+	for (int i = 0; i < REFIT_LOGS; i++)
+		collect_from_log(c, i);
 	c->batch->entries = c->nentries;
 }
 
