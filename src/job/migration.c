@@ -1045,6 +1045,16 @@ refit_migration_resume(int64 id)
 	return m->state;
 }
 
+/* Makes a row that came from another server, by pg_upgrade, this one's. */
+static void
+adopt(const RefitMigration *m)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET home = refit._home() WHERE id = $1"
+			   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
+			   NULL, NULL, NULL);
+}
+
 /* Gives the migration up and takes away what it has made. */
 char *
 refit_migration_cancel(int64 id)
@@ -1064,6 +1074,7 @@ refit_migration_cancel(int64 id)
 		refit_worker_start_at_commit(); /* who was queued behind it */
 		return m->state;
 	}
+	adopt(m);
 	set_state(m, "queued");
 	set_goal(m, "cancelled");
 	refit_catalog_save_progress(m);
