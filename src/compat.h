@@ -16,10 +16,15 @@
 #include "catalog/pg_attrdef.h"
 #include "catalog/pg_class.h"
 #include "access/table.h"
+#if PG_VERSION_NUM >= 190000
+#include "commands/repack.h"
+#else
 #include "commands/cluster.h"
+#endif
 #include "commands/defrem.h"
 #include "executor/executor.h"
 #include "storage/bufmgr.h"
+#include "utils/typcache.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/rel.h"
@@ -146,6 +151,17 @@ refit_next_proclock(PGPROC *proc, int partition, PROCLOCK *prev)
 	return (PROCLOCK *) SHMQueueNext(list,
 									 prev == NULL ? list : &prev->procLink,
 									 offsetof(PROCLOCK, procLink));
+#endif
+}
+
+/* 19 can tell whether the constraints are volatile. */
+static inline bool
+refit_domain_has_constraints(Oid type)
+{
+#if PG_VERSION_NUM >= 190000
+	return DomainHasConstraints(type, NULL);
+#else
+	return DomainHasConstraints(type);
 #endif
 }
 

@@ -16,6 +16,8 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 
+#include "utils/tuplestore.h"
+
 #include "pass/governor.h"
 
 #define SIGNALS_COLUMNS 7

@@ -476,7 +476,8 @@ static bool
 has_entries(Relation log)
 {
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan = table_beginscan(log, snapshot, 0, NULL);
+	TableScanDesc scan =
+		table_beginscan_strat(log, snapshot, 0, NULL, true, false);
 	TupleTableSlot *slot = table_slot_create(log, NULL);
 	bool result = table_scan_getnextslot(scan, ForwardScanDirection, slot);
 

@@ -145,7 +145,8 @@ add_entry(CatchUp *c, TupleTableSlot *slot, int log)
 static void
 collect_from_log(CatchUp *c, int log)
 {
-	TableScanDesc scan = table_beginscan(c->logs[log], c->snapshot, 0, NULL);
+	TableScanDesc scan =
+		table_beginscan_strat(c->logs[log], c->snapshot, 0, NULL, true, false);
 	TupleTableSlot *slot = table_slot_create(c->logs[log], NULL);
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))

@@ -121,7 +121,7 @@ new_value(Relation twin, Form_pg_attribute att)
 			datumCopy(value, att->attbyval, att->attlen), false, att->attbyval);
 	}
 	expr = build_column_default(twin, att->attnum);
-	if (expr == NULL && DomainHasConstraints(att->atttypid))
+	if (expr == NULL && refit_domain_has_constraints(att->atttypid))
 	{
 		Oid base = getBaseType(att->atttypid);
 
