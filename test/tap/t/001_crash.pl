@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use RefitTest;
 use Test::More;
 
-use constant ROWS => 100_000;
+use constant ROWS => 150_000;
 
 my $node = new_node('crash', allows_streaming => 1);
 my $writer;

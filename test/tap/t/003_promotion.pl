@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use RefitTest;
 use Test::More;
 
-use constant ROWS => 50_000;
+use constant ROWS => 150_000;
 
 my $primary = new_node('primary', allows_streaming => 1);
 $primary->start;

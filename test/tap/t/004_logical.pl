@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use RefitTest;
 use Test::More;
 
-use constant ROWS => 50_000;
+use constant ROWS => 150_000;
 
 my $publisher = new_node('publisher', allows_streaming => 'logical');
 my $subscriber = new_node('subscriber', preload => 0,

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use RefitTest;
 use Test::More;
 
-use constant ROWS => 120_000;
+use constant ROWS => 150_000;
 
 my $node = new_node('lazy', preload => 0);
 my $workers =

@@ -11,7 +11,7 @@ use RefitTest;
 use Test::More;
 use Time::HiRes qw(time);
 
-use constant ROWS => 50_000;
+use constant ROWS => 150_000;
 
 my $node = new_node('dump');
 my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump.sql';
