@@ -49,7 +49,7 @@ typedef struct RefitBaseline
 	TransactionId xmax;
 	bool overflowed; /* subtransactions are missing from xip */
 	int nxip;
-	TransactionId *xip; /* sorted; subtransactions too */
+	TransactionId *xip; /* in progress then; subtransactions too */
 } RefitBaseline;
 
 /* What one rewrite works with: the row of refit.rewrite. */
