@@ -29,7 +29,8 @@ CREATE TABLE refit.migration (
 	goal text CHECK (goal IN ('completed', 'cancelled', 'failed')),
 	request text CHECK (request IN ('pause', 'cancel', 'cutover')),
 	cutover text NOT NULL DEFAULT 'auto' CHECK (cutover IN ('auto', 'manual')),
-	verify text NOT NULL DEFAULT 'off',
+	verify text NOT NULL DEFAULT 'full'
+		CHECK (verify IN ('full', 'sample', 'off')),
 	revertible interval,
 	options jsonb NOT NULL DEFAULT '{}',
 	search_path text NOT NULL,
@@ -94,7 +95,19 @@ CREATE TABLE refit.rewrite (
 	filenode oid NOT NULL DEFAULT 0,
 	twin_blocks bigint NOT NULL DEFAULT 0,
 	fingerprint text NOT NULL,
-	baseline text
+	baseline text,
+	suspects oid NOT NULL DEFAULT 0,
+	verify text NOT NULL DEFAULT 'walking'
+		CHECK (verify IN ('walking', 'suspect', 'passed', 'failed')),
+	verify_filenode oid NOT NULL DEFAULT 0,
+	verify_source bigint NOT NULL DEFAULT 0,
+	verify_twin bigint NOT NULL DEFAULT 0,
+	verify_rows bigint NOT NULL DEFAULT 0,
+	verify_skipped bigint NOT NULL DEFAULT 0,
+	verify_walks integer NOT NULL DEFAULT 0,
+	verified bigint NOT NULL DEFAULT 0,
+	discrepancies bigint NOT NULL DEFAULT 0,
+	finding text
 ) WITH (fillfactor = 25);
 
 -- Constraints that a migration has made NOT VALID and must validate.
@@ -154,7 +167,7 @@ SELECT pg_catalog.pg_extension_config_dump('refit.migration_id_seq', '');
 
 CREATE FUNCTION refit.alter_table(relation regclass, actions text,
 	name text DEFAULT NULL, cutover text DEFAULT 'auto',
-	revertible interval DEFAULT NULL, verify text DEFAULT 'off',
+	revertible interval DEFAULT NULL, verify text DEFAULT 'full',
 	options jsonb DEFAULT '{}')
 RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_alter_table';
 
@@ -298,10 +311,11 @@ SET search_path = pg_catalog, pg_temp
 RETURN (SELECT s.begins + (s.ends - s.begins)
 		* CASE WHEN total > 0 THEN least(done / total, 1) ELSE 0 END
 	FROM (VALUES (NULL, 'plan', 0, 0), ('rewrite', 'prepare', 0, 1),
-		('rewrite', 'capture', 1, 2), ('rewrite', 'copy', 2, 60),
-		('rewrite', 'order', 60, 84), ('rewrite', 'index', 60, 85),
-		('rewrite', 'analyze', 85, 88), ('rewrite', 'catchup', 88, 92),
-		('rewrite', 'cutover', 92, 93), ('rewrite', 'validate', 93, 99),
+		('rewrite', 'capture', 1, 2), ('rewrite', 'copy', 2, 45),
+		('rewrite', 'order', 45, 69), ('rewrite', 'index', 45, 70),
+		('rewrite', 'analyze', 70, 71), ('rewrite', 'catchup', 71, 72),
+		('rewrite', 'verify', 72, 92), ('rewrite', 'cutover', 92, 93),
+		('rewrite', 'validate', 93, 99),
 		('validate', 'alter', 0, 5), ('validate', 'validate', 5, 99),
 		('instant', 'alter', 0, 99), (NULL, 'settle', 99, 99),
 		(NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)
@@ -330,7 +344,9 @@ SELECT m.id, m.name, m.kind, m.relation, m.strategy, m.state, m.phase,
 FROM refit.migration m
 	LEFT JOIN refit.migration_progress p USING (id)
 	CROSS JOIN LATERAL (SELECT coalesce(refit._percent(m.strategy, m.phase,
-		p.rows_done, p.rows_total), 0)::float8) AS f(percent)
+		CASE WHEN m.state = 'ready' THEN 1 ELSE p.rows_done END,
+		CASE WHEN m.state = 'ready' THEN 1 ELSE p.rows_total END),
+		0)::float8) AS f(percent)
 WHERE m.state IN ('queued', 'running', 'paused', 'ready', 'revertible')
 ORDER BY m.id;
 

@@ -66,6 +66,17 @@ typedef struct RefitRewrite
 	int64 twin_blocks;			/* committed length of the twin */
 	char *fingerprint;			/* definition the plan was made for */
 	RefitBaseline baseline;		/* valid once trigger is */
+	Oid suspects;				/* keys of rows that differed once */
+	char *verify;				/* walking | suspect | passed | failed */
+	Oid verify_filenode;		/* the table's storage that is being walked */
+	int64 verify_source;		/* next block of the table */
+	int64 verify_twin;			/* next block of the twin */
+	int64 verify_rows;			/* compared in this walk */
+	int64 verify_skipped;		/* left out in it, being dirty */
+	int verify_walks;			/* walks that compared nothing */
+	int64 verified;				/* rows compared in the last whole walk */
+	int64 discrepancies;		/* rows that differed, ever */
+	char *finding;				/* the one that failed the verification */
 } RefitRewrite;
 
 /* Counters and cursor of the present phase: refit.migration_progress. */
@@ -103,6 +114,7 @@ typedef struct RefitMigration
 	char *request;	   /* what a control function asked for, or NULL */
 	char *goal;		   /* final state that phase cleanup leads to */
 	char *cutover;	   /* auto | manual */
+	char *verify;	   /* full | sample | off */
 	char *search_path; /* of the submitter, for names in definition */
 	Jsonb *options;
 	int64 cutover_attempts;

@@ -90,10 +90,6 @@ refit_alter_table(PG_FUNCTION_ARGS)
 	s.name = text_arg(fcinfo, 2);
 	s.cutover = word_arg(fcinfo, 3, "cutover", cutovers);
 	s.verify = word_arg(fcinfo, 5, "verify", verifies);
-	if (strcmp(s.verify, "off") != 0)
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("verification is not supported yet"),
-						errhint("Leave out verify, or say 'off'.")));
 	s.revertible = PG_ARGISNULL(4) ? NULL : PG_GETARG_INTERVAL_P(4);
 	if (s.revertible != NULL)
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -112,8 +108,10 @@ refit_alter_table(PG_FUNCTION_ARGS)
 Datum
 refit_repack(PG_FUNCTION_ARGS)
 {
-	RefitSubmission s = {
-		.kind = "repack", .cutover = "auto", .verify = "off", .definition = ""};
+	RefitSubmission s = {.kind = "repack",
+						 .cutover = "auto",
+						 .verify = "full",
+						 .definition = ""};
 	int64 id;
 
 	s.relid = relation_arg(fcinfo);

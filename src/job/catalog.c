@@ -62,7 +62,19 @@ enum LoadColumn
 	LOAD_FILENODE,
 	LOAD_TWIN_BLOCKS,
 	LOAD_FINGERPRINT,
-	LOAD_BASELINE
+	LOAD_BASELINE,
+	LOAD_SUSPECTS,
+	LOAD_VERIFY_STATE,
+	LOAD_VERIFY_FILENODE,
+	LOAD_VERIFY_SOURCE,
+	LOAD_VERIFY_TWIN,
+	LOAD_VERIFY_ROWS,
+	LOAD_VERIFY_SKIPPED,
+	LOAD_VERIFY_WALKS,
+	LOAD_VERIFIED,
+	LOAD_DISCREPANCIES,
+	LOAD_FINDING,
+	LOAD_VERIFY
 };
 
 /* A column of the first row as text in the given context, or NULL. */
@@ -129,6 +141,23 @@ print_baseline(const RefitBaseline *b)
 	return buf.data;
 }
 
+/* Fills how far the verification is. */
+static void
+load_verification(RefitRewrite *r, MemoryContext context)
+{
+	r->suspects = load_int(LOAD_SUSPECTS);
+	r->verify = load_text(context, LOAD_VERIFY_STATE);
+	r->verify_filenode = load_int(LOAD_VERIFY_FILENODE);
+	r->verify_source = load_int(LOAD_VERIFY_SOURCE);
+	r->verify_twin = load_int(LOAD_VERIFY_TWIN);
+	r->verify_rows = load_int(LOAD_VERIFY_ROWS);
+	r->verify_skipped = load_int(LOAD_VERIFY_SKIPPED);
+	r->verify_walks = load_int(LOAD_VERIFY_WALKS);
+	r->verified = load_int(LOAD_VERIFIED);
+	r->discrepancies = load_int(LOAD_DISCREPANCIES);
+	r->finding = load_text(context, LOAD_FINDING);
+}
+
 /* Fills the part that comes from refit.rewrite. */
 static void
 load_rewrite(RefitRewrite *r, MemoryContext context)
@@ -146,6 +175,7 @@ load_rewrite(RefitRewrite *r, MemoryContext context)
 	r->filenode = load_int(LOAD_FILENODE);
 	r->twin_blocks = load_int(LOAD_TWIN_BLOCKS);
 	r->fingerprint = load_text(context, LOAD_FINGERPRINT);
+	load_verification(r, context);
 	if (baseline != NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
@@ -192,6 +222,7 @@ load_migration(RefitMigration *m, MemoryContext context)
 	m->request = load_text(context, LOAD_REQUEST);
 	m->goal = load_text(context, LOAD_GOAL);
 	m->cutover = load_text(context, LOAD_CUTOVER);
+	m->verify = load_text(context, LOAD_VERIFY);
 	m->search_path = load_text(context, LOAD_SEARCH_PATH);
 	m->cutover_attempts = load_int(LOAD_CUTOVER_ATTEMPTS);
 	m->cutover_lock_ms = load_float(LOAD_CUTOVER_LOCK_MS, -1);
@@ -214,7 +245,10 @@ refit_catalog_load(int64 id)
 		" p.bytes_total, p.pending, p.rate, p.budget_ms, p.errors,"
 		" p.throttled_by, p.deaths, p.worker_pid, r.twin::int8, r.blank::int8, r.key_index::int8,"
 		" r.trigger::int8, r.trigger_xmin, r.log0::int8, r.log1::int8,"
-		" r.filenode::int8, r.twin_blocks, r.fingerprint, r.baseline"
+		" r.filenode::int8, r.twin_blocks, r.fingerprint, r.baseline,"
+		" r.suspects::int8, r.verify, r.verify_filenode::int8,"
+		" r.verify_source, r.verify_twin, r.verify_rows, r.verify_skipped,"
+		" r.verify_walks, r.verified, r.discrepancies, r.finding, m.verify"
 		" FROM refit.migration m LEFT JOIN refit.migration_progress p USING (id)"
 		" LEFT JOIN refit.rewrite r USING (id) WHERE m.id = $1";
 	MemoryContext context = CurrentMemoryContext;
@@ -283,6 +317,39 @@ refit_catalog_save_progress(const RefitMigration *m)
 	SPI_finish();
 }
 
+/* Writes how far the verification is. */
+static void
+save_verification(const RefitMigration *m)
+{
+	const RefitRewrite *r = &m->rewrite;
+	Oid types[12] = {INT8OID, OIDOID,  TEXTOID, OIDOID,	 INT8OID, INT8OID,
+					 INT8OID, INT8OID, INT4OID, INT8OID, INT8OID, TEXTOID};
+	Datum values[12];
+	bool nulls[12] = {false};
+
+	values[0] = Int64GetDatum(m->id);
+	values[1] = ObjectIdGetDatum(r->suspects);
+	values[2] = CStringGetTextDatum(r->verify);
+	values[3] = ObjectIdGetDatum(r->verify_filenode);
+	values[4] = Int64GetDatum(r->verify_source);
+	values[5] = Int64GetDatum(r->verify_twin);
+	values[6] = Int64GetDatum(r->verify_rows);
+	values[7] = Int64GetDatum(r->verify_skipped);
+	values[8] = Int32GetDatum(r->verify_walks);
+	values[9] = Int64GetDatum(r->verified);
+	values[10] = Int64GetDatum(r->discrepancies);
+	values[11] = text_or_null(r->finding, &nulls[11]);
+
+	SPI_connect();
+	refit_sql("UPDATE refit.rewrite SET suspects = $2, verify = $3,"
+			  " verify_filenode = $4, verify_source = $5, verify_twin = $6,"
+			  " verify_rows = $7, verify_skipped = $8, verify_walks = $9,"
+			  " verified = $10, discrepancies = $11, finding = $12"
+			  " WHERE id = $1",
+			  12, types, values, nulls);
+	SPI_finish();
+}
+
 /* Writes the rewrite row; makes it where there is none yet. */
 void
 refit_catalog_save_rewrite(const RefitMigration *m)
@@ -318,6 +385,23 @@ refit_catalog_save_rewrite(const RefitMigration *m)
 			  " log1 = $8, filenode = $9, twin_blocks = $10,"
 			  " fingerprint = $11, baseline = $12",
 			  12, types, values, nulls);
+	SPI_finish();
+	save_verification(m);
+}
+
+/* Tells how many rows were compared, and how many of them differed. */
+void
+refit_catalog_save_verified(const RefitMigration *m)
+{
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(m->id)};
+
+	SPI_connect();
+	refit_sql("UPDATE refit.migration m SET verified_rows = r.verified,"
+			  " discrepancies = r.discrepancies FROM (SELECT"
+			  "  sum(verified) AS verified, sum(discrepancies) AS discrepancies"
+			  "  FROM refit.rewrite WHERE id = $1) r WHERE m.id = $1",
+			  1, types, values, NULL);
 	SPI_finish();
 }
 

@@ -22,6 +22,8 @@
 extern RefitMigration *refit_catalog_load(int64 id);
 extern void refit_catalog_save_progress(const RefitMigration *m);
 extern void refit_catalog_save_rewrite(const RefitMigration *m);
+/* Sums up in the migration's row what its rewrites have verified. */
+extern void refit_catalog_save_verified(const RefitMigration *m);
 extern void refit_catalog_delete_rewrite(const RefitMigration *m);
 /* kind is a word, message a sentence, detail JSON text or NULL. */
 extern void refit_catalog_event(const RefitMigration *m, const char *kind,

@@ -56,6 +56,7 @@
 #include "table/plan.h"
 #include "table/transform.h"
 #include "table/twin.h"
+#include "table/verify.h"
 #include "util/fault.h"
 #include "util/sqlutil.h"
 
@@ -105,6 +106,7 @@ static const Phase phases[] = {
 	{"rewrite", "index", refit_build_index, false},
 	{"rewrite", "analyze", refit_build_analyze, false},
 	{"rewrite", "catchup", refit_catchup_step, false},
+	{"rewrite", "verify", refit_verify_step, false},
 	{"rewrite", "cutover", refit_cutover_step, false},
 	{"rewrite", "validate", refit_constraint_step, true},
 	{"rewrite", "settle", refit_build_settle, true},
@@ -334,9 +336,7 @@ refit_migration_startable(void)
 static RefitOutcome
 plan_step(RefitMigration *m, RefitBudget *budget)
 {
-	AlterTableStmt *stmt = strcmp(m->kind, "alter_table") == 0
-							   ? refit_actions_parse(m->definition)
-							   : NULL;
+	AlterTableStmt *stmt = refit_actions_of(m);
 	RefitPlan *plan;
 
 	refit_plan_check_table(m->relid);
@@ -804,6 +804,7 @@ is_final(int sqlerrcode)
 		   category == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
 		   category == ERRCODE_FEATURE_NOT_SUPPORTED ||
 		   category == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
+		   sqlerrcode == ERRCODE_DATA_CORRUPTED ||
 		   category ==
 			   ERRCODE_TO_CATEGORY(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST);
 }
@@ -1095,7 +1096,8 @@ refit_migration_retry(int64 id)
 			   " request = NULL,"
 			   " phase = NULL, strategy = NULL, error_code = NULL,"
 			   " error_message = NULL, error_detail = NULL, error_hint = NULL,"
-			   " error_context = NULL, started_at = NULL WHERE id = $1"
+			   " error_context = NULL, verified_rows = NULL,"
+			   " discrepancies = NULL, started_at = NULL WHERE id = $1"
 			   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
 			   NULL, NULL, NULL);
 	update_row(m,

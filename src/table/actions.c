@@ -154,6 +154,15 @@ refit_actions_parse(const char *actions)
 	return stmt;
 }
 
+/* The actions of a migration, or NULL. */
+AlterTableStmt *
+refit_actions_of(const RefitMigration *m)
+{
+	return strcmp(m->kind, "alter_table") == 0
+			   ? refit_actions_parse(m->definition)
+			   : NULL;
+}
+
 /* Is this the name of a foreign key of the table? */
 static bool
 is_foreign_key(Oid relid, const char *name)

@@ -26,6 +26,9 @@
  */
 extern AlterTableStmt *refit_actions_parse(const char *actions);
 
+/* The actions of a migration; NULL: it has none, being a repack. */
+extern AlterTableStmt *refit_actions_of(const RefitMigration *m);
+
 /* The parts of the actions that a twin, which has no foreign keys, can take. */
 extern AlterTableStmt *refit_actions_for_twin(const AlterTableStmt *stmt,
 											  Oid relid);

@@ -33,6 +33,7 @@
 #include "table/plan.h"
 #include "table/shape.h"
 #include "table/twin.h"
+#include "table/verify.h"
 #include "util/fault.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
@@ -79,11 +80,10 @@ ensure_key_index(Oid twin, Oid key_index)
 RefitOutcome
 refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 {
-	AlterTableStmt *stmt = strcmp(m->kind, "alter_table") == 0
-							   ? refit_actions_parse(m->definition)
-							   : NULL;
+	AlterTableStmt *stmt = refit_actions_of(m);
 	Relation source = table_open(m->relid, AccessShareLock);
 	RefitRewrite *r = &m->rewrite;
+	Relation twin;
 	Oid schema;
 
 	r->fingerprint = refit_shape_fingerprint(m->relid);
@@ -101,6 +101,11 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 	{
 		r->logs[i] = refit_capture_create_log(source, schema, r->key_index, i);
 	}
+	twin = table_open(r->twin, NoLock);
+	r->suspects =
+		refit_verify_create_suspects(source, twin, schema, r->key_index);
+	table_close(twin, NoLock);
+	refit_verify_reset(m);
 	refit_actions_run_own(NO_AUTOVACUUM, r->twin);
 	refit_twin_hide(r->twin, m->relid);
 	m->progress.rows_total = (int64) Max(source->rd_rel->reltuples, 0);

@@ -136,6 +136,15 @@ refit_capture_mark_dirty(Relation log, TupleTableSlot *row, int nkeys,
 	write_entry(log, values, nulls);
 }
 
+/* Marks a key dirty. */
+void
+refit_capture_mark_key(Relation log, const Datum *key)
+{
+	bool nulls[INDEX_MAX_KEYS] = {false};
+
+	write_entry(log, (Datum *) key, nulls);
+}
+
 /* Have two versions of a row the same key, to the bit? */
 static bool
 same_key(TupleTableSlot *a, TupleTableSlot *b, const CaptureState *state)

@@ -74,6 +74,9 @@ extern RefitAge refit_capture_age(const RefitBaseline *baseline,
 extern void refit_capture_mark_dirty(Relation log, TupleTableSlot *row,
 									 int nkeys, const AttrNumber *attnums);
 
+/* The same for a key by itself. */
+extern void refit_capture_mark_key(Relation log, const Datum *key);
+
 /* Entries in the logs; roughly, when there are very many. */
 extern int64 refit_capture_pending(const RefitMigration *m);
 /* Empties logs that can be emptied.  In a transaction that applied nothing. */

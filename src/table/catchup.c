@@ -29,7 +29,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -42,14 +41,12 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "utils/sortsupport.h"
-#include "utils/typcache.h"
 
 #include "job/catalog.h"
 #include "pass/governor.h"
-#include "table/actions.h"
 #include "table/capture.h"
 #include "table/catchup.h"
+#include "table/finder.h"
 #include "table/shape.h"
 #include "table/transform.h"
 #include "util/fault.h"
@@ -94,9 +91,8 @@ typedef struct CatchUp
 	DirtyKey *entries;
 	int64 nentries;
 	int64 room;
-	SortSupport sort;		 /* per key column */
-	TupleTableSlot *row;	 /* of the table */
-	TupleTableSlot *key_row; /* of the table, with only the key in it */
+	SortSupport sort;	 /* per key column */
+	TupleTableSlot *row; /* of the table */
 	TupleTableSlot *twin_row;
 } CatchUp;
 
@@ -195,15 +191,7 @@ compare_entries(const void *a, const void *b, void *arg)
 
 	if (x->key == NULL || y->key == NULL)
 		return (x->key == NULL) - (y->key == NULL);
-	for (int i = 0; i < c->transform->nkeys; i++)
-	{
-		int order = ApplySortComparator(x->key[i], false, y->key[i], false,
-										&c->sort[i]);
-
-		if (order != 0)
-			return order;
-	}
-	return 0;
+	return refit_finder_compare(c->sort, c->transform->nkeys, x->key, y->key);
 }
 
 /* Is this the last of the entries for its key, in sorted order? */
@@ -215,84 +203,12 @@ ends_key(CatchUp *c, int64 i)
 			compare_entries(&c->entries[i], &c->entries[i + 1], c) != 0);
 }
 
-/* Prepares the comparison of keys, for order and distinctness. */
-static void
-prepare_sort(CatchUp *c)
-{
-	int nkeys = c->transform->nkeys;
-	TupleDesc desc = RelationGetDescr(c->source);
-
-	c->sort = palloc0(sizeof(SortSupportData) * nkeys);
-	for (int i = 0; i < nkeys; i++)
-	{
-		Form_pg_attribute att =
-			TupleDescAttr(desc, c->transform->key_attnums[i] - 1);
-		TypeCacheEntry *type =
-			lookup_type_cache(att->atttypid, TYPECACHE_LT_OPR);
-
-		c->sort[i].ssup_cxt = CurrentMemoryContext;
-		c->sort[i].ssup_collation = c->source_key->rd_indcollation[i];
-		c->sort[i].ssup_attno = i + 1;
-		PrepareSortSupportFromOrderingOp(type->lt_opr, &c->sort[i]);
-	}
-}
-
-/* Scan keys that find one key in an index. */
-static void
-prepare_scan_keys(Relation index, int nkeys, const Datum *key, ScanKey keys)
-{
-	for (int i = 0; i < nkeys; i++)
-	{
-		Oid type = index->rd_opcintype[i];
-		Oid operator= get_opfamily_member(index->rd_opfamily[i], type, type,
-										  BTEqualStrategyNumber);
-
-		if (!OidIsValid(operator))
-			elog(ERROR, "missing operator %d(%u,%u) in opfamily %u",
-				 BTEqualStrategyNumber, type, type, index->rd_opfamily[i]);
-		ScanKeyInit(&keys[i], i + 1, BTEqualStrategyNumber,
-					get_opcode(operator), key[i]);
-		keys[i].sk_collation = index->rd_indcollation[i];
-	}
-}
-
-/* Finds the row with a key that the snapshot sees. */
-static bool
-find_row(IndexScanDesc scan, Relation index, int nkeys, const Datum *key,
-		 TupleTableSlot *slot)
-{
-	ScanKeyData keys[INDEX_MAX_KEYS];
-
-	prepare_scan_keys(index, nkeys, key, keys);
-	index_rescan(scan, keys, nkeys, NULL, 0);
-	return index_getnext_slot(scan, ForwardScanDirection, slot);
-}
-
-/* The twin's key for an entry's key. */
-static void
-twin_key_of(CatchUp *c, const Datum *key, Datum *result)
-{
-	TupleTableSlot *slot = c->key_row;
-
-	ExecClearTuple(slot);
-	memset(slot->tts_isnull, true,
-		   slot->tts_tupleDescriptor->natts * sizeof(bool));
-	for (int i = 0; i < c->transform->nkeys; i++)
-	{
-		slot->tts_values[c->transform->key_attnums[i] - 1] = key[i];
-		slot->tts_isnull[c->transform->key_attnums[i] - 1] = false;
-	}
-	ExecStoreVirtualTuple(slot);
-	refit_transform_key(c->transform, slot, result);
-}
-
 /* Deletes the dirty keys' rows from the twin. */
 static void
 delete_rows(CatchUp *c)
 {
-	int nkeys = c->transform->nkeys;
-	IndexScanDesc scan =
-		refit_index_beginscan(c->twin, c->twin_key, c->snapshot, nkeys);
+	RefitFinder *finder = refit_finder_open(c->twin, c->twin_key, c->snapshot,
+											c->transform->nkeys, NULL);
 
 	for (int64 i = 0; i < c->nentries; i++)
 	{
@@ -301,14 +217,13 @@ delete_rows(CatchUp *c)
 		CHECK_FOR_INTERRUPTS();
 		if (!ends_key(c, i))
 			continue;
-		ResetPerTupleExprContext(c->transform->estate);
-		twin_key_of(c, c->entries[i].key, key);
-		if (find_row(scan, c->twin_key, nkeys, key, c->twin_row))
+		refit_transform_key(c->transform, c->entries[i].key, key);
+		if (refit_finder_find(finder, key, c->twin_row))
 			simple_table_tuple_delete(c->twin, &c->twin_row->tts_tid,
 									  c->snapshot);
 	}
 	ExecClearTuple(c->twin_row);
-	index_endscan(scan);
+	refit_finder_close(finder);
 }
 
 /* Inserts one row into the twin and its indexes. */
@@ -338,16 +253,15 @@ static int64
 insert_rows(CatchUp *c)
 {
 	int64 worked = 0;
-	int nkeys = c->transform->nkeys;
-	IndexScanDesc scan =
-		refit_index_beginscan(c->source, c->source_key, c->snapshot, nkeys);
+	RefitFinder *finder = refit_finder_open(
+		c->source, c->source_key, c->snapshot, c->transform->nkeys, NULL);
 
 	for (int64 i = 0; i < c->nentries; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!ends_key(c, i))
 			continue;
-		if (find_row(scan, c->source_key, nkeys, c->entries[i].key, c->row))
+		if (refit_finder_find(finder, c->entries[i].key, c->row))
 			insert_row(c, c->row);
 		worked = i + 1;
 		c->batch->keys++;
@@ -359,7 +273,7 @@ insert_rows(CatchUp *c)
 		}
 	}
 	ExecClearTuple(c->row);
-	index_endscan(scan);
+	refit_finder_close(finder);
 	return worked;
 }
 
@@ -368,9 +282,6 @@ static CatchUp *
 begin_batch(RefitMigration *m, RefitBatch *batch)
 {
 	CatchUp *c = palloc0(sizeof(CatchUp));
-	AlterTableStmt *stmt = strcmp(m->kind, "alter_table") == 0
-							   ? refit_actions_parse(m->definition)
-							   : NULL;
 	Oid twin_key;
 
 	c->m = m;
@@ -379,8 +290,7 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 	c->twin = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
 	for (int i = 0; i < REFIT_LOGS; i++)
 		c->logs[i] = table_open(m->rewrite.logs[i], RowExclusiveLock);
-	c->transform = refit_transform_open(c->source, c->twin, stmt,
-										m->search_path, m->rewrite.key_index);
+	c->transform = refit_transform_open(m, c->source, c->twin, false);
 	c->source_key = index_open(m->rewrite.key_index, AccessShareLock);
 	twin_key = refit_shape_find_index(c->twin, c->transform->nkeys,
 									  c->transform->key_attnums);
@@ -389,11 +299,9 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 	c->twin_key = index_open(twin_key, RowExclusiveLock);
 	ExecOpenIndices(c->transform->result_rel, false);
 	c->row = table_slot_create(c->source, NULL);
-	c->key_row =
-		MakeSingleTupleTableSlot(RelationGetDescr(c->source), &TTSOpsVirtual);
 	c->twin_row = table_slot_create(c->twin, NULL);
 	c->cid = GetCurrentCommandId(true);
-	prepare_sort(c);
+	c->sort = refit_finder_order(c->source, c->source_key, c->transform->nkeys);
 	return c;
 }
 
@@ -402,7 +310,6 @@ static void
 end_batch(CatchUp *c)
 {
 	ExecDropSingleTupleTableSlot(c->row);
-	ExecDropSingleTupleTableSlot(c->key_row);
 	ExecDropSingleTupleTableSlot(c->twin_row);
 	index_close(c->twin_key, NoLock);
 	index_close(c->source_key, NoLock);

@@ -57,11 +57,11 @@
 
 #include "job/catalog.h"
 #include "pass/governor.h"
-#include "table/actions.h"
 #include "table/capture.h"
 #include "table/copy.h"
 #include "table/shape.h"
 #include "table/transform.h"
+#include "table/verify.h"
 #include "util/fault.h"
 
 /* Blocks scanned before the clock is looked at, if no row makes us sooner. */
@@ -242,6 +242,7 @@ start_again(CopyChunk *c, const char *why)
 	m->progress.cursor = 0;
 	m->progress.cursor_end = RelationGetNumberOfBlocks(c->source);
 	m->progress.rows_done = 0;
+	refit_verify_reset(m);
 	refit_shape_mark_unlogged(m);
 	refit_catalog_event(m, "restart", why, NULL);
 }
@@ -270,18 +271,13 @@ static CopyChunk *
 begin_chunk(RefitMigration *m, RefitBudget *budget)
 {
 	CopyChunk *c = palloc0(sizeof(CopyChunk));
-	AlterTableStmt *stmt =
-		m->definition[0] != '\0' && strcmp(m->kind, "alter_table") == 0
-			? refit_actions_parse(m->definition)
-			: NULL;
 
 	c->m = m;
 	c->budget = budget;
 	c->source = table_open(m->relid, AccessShareLock);
 	c->twin = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
 	c->next_xid = XidFromFullTransactionId(ReadNextFullTransactionId());
-	c->transform = refit_transform_open(c->source, c->twin, stmt,
-										m->search_path, m->rewrite.key_index);
+	c->transform = refit_transform_open(m, c->source, c->twin, false);
 	c->bulk = GetBulkInsertState();
 	c->cid = GetCurrentCommandId(true);
 	c->batch_context = AllocSetContextCreate(

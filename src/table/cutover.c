@@ -49,6 +49,7 @@
 #include "table/shape.h"
 #include "table/swap.h"
 #include "table/twin.h"
+#include "table/verify.h"
 #include "util/fault.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
@@ -214,14 +215,12 @@ is_asked_to_stop(const RefitMigration *m)
 RefitOutcome
 refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 {
-	AlterTableStmt *stmt = strcmp(m->kind, "alter_table") == 0
-							   ? refit_actions_parse(m->definition)
-							   : NULL;
+	AlterTableStmt *stmt = refit_actions_of(m);
 	RefitBatch before = {0};
 	RefitBatch batch = {0};
 
 	m->next_phase = "catchup";
-	if (refit_shape_was_emptied(m))
+	if (refit_shape_was_emptied(m) || !refit_verify_is_passed(m))
 		return REFIT_RETURN;
 	refit_catchup_apply(m, &before);
 	if (before.keys > MOST_PENDING)

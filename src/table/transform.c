@@ -273,31 +273,131 @@ prepare_projection(RefitTransform *t)
 								t->output, NULL, RelationGetDescr(t->source));
 }
 
+/* The columns that a generated column of the twin is computed from. */
+static Bitmapset *
+generated_from(Relation twin, AttrNumber attnum)
+{
+	Bitmapset *used = NULL;
+
+	pull_varattnos(build_column_default(twin, attnum), 1, &used);
+	return used;
+}
+
+/*
+ * Chooses the columns to compare: all but those that a volatile function has a
+ * part in.  Their expressions must not run again: they may have effects, as
+ * nextval() has.
+ */
+static void
+prepare_comparison(RefitTransform *t)
+{
+	TupleDesc desc = RelationGetDescr(t->twin);
+	Bitmapset *left_out = NULL;
+
+	t->compared = palloc(sizeof(AttrNumber) * Max(desc->natts, 1));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (!contain_volatile_functions((Node *) t->exprs[i]))
+			continue;
+		t->exprs[i] = null_value(TupleDescAttr(desc, i));
+		left_out = bms_add_member(left_out,
+								  i + 1 - FirstLowInvalidHeapAttributeNumber);
+	}
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped ||
+			bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber,
+						  left_out) ||
+			(att->attgenerated == ATTRIBUTE_GENERATED_STORED &&
+			 bms_overlap(generated_from(t->twin, i + 1), left_out)))
+			continue;
+		t->compared[t->ncompared++] = i + 1;
+	}
+}
+
+/* Is the expression a column, perhaps under another name of its type? */
+static bool
+is_relabelled(Expr *expr)
+{
+	while (IsA(expr, RelabelType))
+		expr = ((RelabelType *) expr)->arg;
+	return IsA(expr, Var);
+}
+
+/* Is the expression the cast of one integer type to another? */
+static bool
+is_integer_cast(Expr *expr)
+{
+	FuncExpr *call = (FuncExpr *) expr;
+	Oid from;
+	Oid to;
+	Oid function;
+
+	if (!IsA(expr, FuncExpr) || list_length(call->args) != 1 ||
+		!IsA(linitial(call->args), Var))
+		return false;
+	from = exprType(linitial(call->args));
+	to = call->funcresulttype;
+	return (from == INT2OID || from == INT4OID || from == INT8OID) &&
+		   (to == INT2OID || to == INT4OID || to == INT8OID) &&
+		   find_coercion_pathway(to, from, COERCION_ASSIGNMENT, &function) ==
+			   COERCION_PATH_FUNC &&
+		   function == call->funcid;
+}
+
+/*
+ * Can a row of the source be found by the key of its partner in the twin?  Not
+ * where the key is computed in a way that another value might lead to as well.
+ */
+static bool
+is_key_traceable(RefitTransform *t)
+{
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		Expr *expr = t->exprs[t->key_attnums[i] - 1];
+
+		if (!is_relabelled(expr) && !is_integer_cast(expr))
+			return false;
+	}
+	return true;
+}
+
 /* Prepares to transform rows. */
 RefitTransform *
-refit_transform_open(Relation source, Relation twin, const AlterTableStmt *stmt,
-					 const char *search_path, Oid key_index)
+refit_transform_open(const RefitMigration *m, Relation source, Relation twin,
+					 bool to_compare)
 {
 	RefitTransform *t = palloc0(sizeof(RefitTransform));
 	TupleConstr *constr = RelationGetDescr(twin)->constr;
 
 	t->source = source;
 	t->twin = twin;
-	t->exprs = refit_transform_exprs(source, twin, stmt, search_path);
+	t->exprs = refit_transform_exprs(source, twin, refit_actions_of(m),
+									 m->search_path);
 	t->estate = CreateExecutorState();
 	t->result_rel = makeNode(ResultRelInfo);
 	InitResultRelInfo(t->result_rel, twin, 1, NULL, 0);
 	t->output =
 		MakeSingleTupleTableSlot(RelationGetDescr(twin), &TTSOpsVirtual);
+	t->key_row =
+		MakeSingleTupleTableSlot(RelationGetDescr(source), &TTSOpsVirtual);
 	t->has_generated = constr != NULL && constr->has_generated_stored;
+	if (to_compare)
+		prepare_comparison(t);
 	prepare_projection(t);
-	prepare_checks(t);
-	prepare_not_null(t);
+	if (!to_compare)
+	{
+		prepare_checks(t);
+		prepare_not_null(t);
+	}
 
-	t->nkeys = refit_shape_key_attnums(key_index, &t->key_attnums);
+	t->nkeys = refit_shape_key_attnums(m->rewrite.key_index, &t->key_attnums);
 	t->key_states = palloc(sizeof(ExprState *) * t->nkeys);
 	for (int i = 0; i < t->nkeys; i++)
 		t->key_states[i] = ExecInitExpr(t->exprs[t->key_attnums[i] - 1], NULL);
+	t->key_is_traceable = is_key_traceable(t);
 	return t;
 }
 
@@ -306,6 +406,7 @@ void
 refit_transform_close(RefitTransform *t)
 {
 	ExecDropSingleTupleTableSlot(t->output);
+	ExecDropSingleTupleTableSlot(t->key_row);
 	ExecCloseIndices(t->result_rel);
 	FreeExecutorState(t->estate);
 }
@@ -363,11 +464,23 @@ refit_transform_row(RefitTransform *t, TupleTableSlot *row)
 
 /* The twin's key for a source key. */
 void
-refit_transform_key(RefitTransform *t, TupleTableSlot *row, Datum *key)
+refit_transform_key(RefitTransform *t, const Datum *source_key, Datum *key)
 {
 	ExprContext *econtext = GetPerTupleExprContext(t->estate);
+	TupleTableSlot *row = t->key_row;
+
+	ExecClearTuple(row);
+	memset(row->tts_isnull, true,
+		   row->tts_tupleDescriptor->natts * sizeof(bool));
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		row->tts_values[t->key_attnums[i] - 1] = source_key[i];
+		row->tts_isnull[t->key_attnums[i] - 1] = false;
+	}
+	ExecStoreVirtualTuple(row);
 
 	t->input = row;
+	ResetPerTupleExprContext(t->estate);
 	econtext->ecxt_scantuple = row;
 	for (int i = 0; i < t->nkeys; i++)
 	{
@@ -385,18 +498,27 @@ refit_transform_key(RefitTransform *t, TupleTableSlot *row, Datum *key)
 	t->input = NULL;
 }
 
-/* Remembers the row that an error was raised for. */
+/* The key of a row. */
 void
-refit_transform_note_failure(RefitTransform *t)
+refit_transform_get_key(RefitTransform *t, TupleTableSlot *row, Datum *key)
 {
-	TupleTableSlot *row = t->input;
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		bool isnull;
+
+		key[i] = slot_getattr(row, t->key_attnums[i], &isnull);
+		if (isnull)
+			elog(ERROR, "a row's key is null");
+	}
+}
+
+/* The key of a row as text. */
+char *
+refit_transform_key_text(RefitTransform *t, TupleTableSlot *row)
+{
 	StringInfoData names;
 	StringInfoData values;
-	MemoryContext old;
 
-	if (row == NULL)
-		return;
-	old = MemoryContextSwitchTo(TopMemoryContext);
 	initStringInfo(&names);
 	initStringInfo(&values);
 	for (int i = 0; i < t->nkeys; i++)
@@ -415,8 +537,20 @@ refit_transform_note_failure(RefitTransform *t)
 						 isnull ? "null"
 								: OidOutputFunctionCall(output, value));
 	}
-	failing_row = psprintf("The row with key (%s)=(%s) is at fault.",
-						   names.data, values.data);
+	return psprintf("(%s)=(%s)", names.data, values.data);
+}
+
+/* Remembers the row that an error was raised for. */
+void
+refit_transform_note_failure(RefitTransform *t)
+{
+	MemoryContext old;
+
+	if (t->input == NULL)
+		return;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	failing_row = psprintf("The row with key %s is at fault.",
+						   refit_transform_key_text(t, t->input));
 	MemoryContextSwitchTo(old);
 }
 

@@ -34,6 +34,7 @@ typedef struct RefitTransform
 	ResultRelInfo *result_rel; /* the twin's */
 	TupleTableSlot *input;	   /* row being transformed, for messages */
 	TupleTableSlot *output;
+	TupleTableSlot *key_row; /* of the source, with only the key in it */
 	ProjectionInfo *projection;
 	ExprState **key_states; /* twin's key from the source's key */
 	int nkeys;
@@ -41,21 +42,32 @@ typedef struct RefitTransform
 	List *checks;		 /* of RefitCheck */
 	Bitmapset *not_null; /* attributes to look at */
 	bool has_generated;
+	int ncompared;		  /* columns whose value follows from the source */
+	AttrNumber *compared; /* with to_compare only */
+	bool key_is_traceable;
 } RefitTransform;
 
-/* stmt NULL: nothing is changed.  key_index: of source, names rows. */
-extern RefitTransform *refit_transform_open(Relation source, Relation twin,
-											const AlterTableStmt *stmt,
-											const char *search_path,
-											Oid key_index);
+/*
+ * to_compare: rows are made to be compared with those of the twin.  What a
+ * volatile expression gives is left NULL and not compared, and no constraint
+ * is enforced.
+ */
+extern RefitTransform *refit_transform_open(const RefitMigration *m,
+											Relation source, Relation twin,
+											bool to_compare);
 extern void refit_transform_close(RefitTransform *t);
 
 /* The twin's row, in a virtual slot that is valid until the next call. */
 extern TupleTableSlot *refit_transform_row(RefitTransform *t,
 										   TupleTableSlot *row);
-/* The twin's key for a source key; row has at least the key columns set. */
-extern void refit_transform_key(RefitTransform *t, TupleTableSlot *row,
+/* The twin's key for a source key; valid until the next row or key. */
+extern void refit_transform_key(RefitTransform *t, const Datum *source_key,
 								Datum *key);
+/* The key of a row of the source, or of the twin. */
+extern void refit_transform_get_key(RefitTransform *t, TupleTableSlot *row,
+									Datum *key);
+/* That key as text: (names)=(values). */
+extern char *refit_transform_key_text(RefitTransform *t, TupleTableSlot *row);
 
 /*
  * Per attribute of the twin, the expression over the source's row; simplified,
