@@ -26,8 +26,9 @@ CREATE TABLE refit.migration (
 		'queued', 'running', 'paused', 'ready', 'revertible',
 		'completed', 'cancelled', 'failed', 'reverted')),
 	phase text,
-	goal text CHECK (goal IN ('completed', 'cancelled', 'failed')),
-	request text CHECK (request IN ('pause', 'cancel', 'cutover')),
+	goal text CHECK (goal IN ('cancelled', 'failed', 'reverted')),
+	request text CHECK (request IN ('pause', 'cancel', 'cutover', 'revert',
+		'finish')),
 	cutover text NOT NULL DEFAULT 'auto' CHECK (cutover IN ('auto', 'manual')),
 	verify text NOT NULL DEFAULT 'full'
 		CHECK (verify IN ('full', 'sample', 'off')),
@@ -96,6 +97,11 @@ CREATE TABLE refit.rewrite (
 	twin_blocks bigint NOT NULL DEFAULT 0,
 	fingerprint text NOT NULL,
 	baseline text,
+	reversed boolean NOT NULL DEFAULT false,
+	inverse text,
+	back_log0 oid NOT NULL DEFAULT 0,
+	back_log1 oid NOT NULL DEFAULT 0,
+	back_suspects oid NOT NULL DEFAULT 0,
 	suspects oid NOT NULL DEFAULT 0,
 	verify text NOT NULL DEFAULT 'walking'
 		CHECK (verify IN ('walking', 'suspect', 'passed', 'failed')),
@@ -198,6 +204,12 @@ RETURNS text LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_retry';
 
 CREATE FUNCTION refit.cutover(id bigint)
 RETURNS text LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_cutover';
+
+CREATE FUNCTION refit.revert(id bigint)
+RETURNS text LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_revert';
+
+CREATE FUNCTION refit.finish(id bigint)
+RETURNS text LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_finish';
 
 CREATE FUNCTION refit.set_option(id bigint, option text, value text)
 RETURNS text LANGUAGE C AS 'MODULE_PATHNAME', 'refit_set_option';
@@ -318,7 +330,8 @@ RETURN (SELECT s.begins + (s.ends - s.begins)
 		('rewrite', 'validate', 93, 99),
 		('validate', 'alter', 0, 5), ('validate', 'validate', 5, 99),
 		('instant', 'alter', 0, 99), (NULL, 'settle', 99, 99),
-		(NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)
+		(NULL, 'window', 99, 99), (NULL, 'recheck', 10, 90),
+		(NULL, 'revert', 90, 99), (NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)
 	WHERE s.phase = _percent.phase
 		AND coalesce(s.strategy = _percent.strategy, true)
 	LIMIT 1);

@@ -57,7 +57,9 @@ typedef struct RefitRewrite
 {
 	bool exists;
 	Oid twin;					/* table of the new definition */
-	Oid blank;					/* empty table of the old definition */
+	Oid blank;					/* table of the old one; see revert.h */
+	Oid target;					/* which of the two is kept in step */
+	bool reversed;				/* after the cutover: it is the blank */
 	Oid key_index;				/* the table's index whose key capture logs */
 	Oid trigger;				/* the capture trigger, once it is there */
 	TransactionId trigger_xmin; /* its catalog row's xmin: was it touched? */
@@ -66,17 +68,20 @@ typedef struct RefitRewrite
 	int64 twin_blocks;			/* committed length of the twin */
 	char *fingerprint;			/* definition the plan was made for */
 	RefitBaseline baseline;		/* valid once trigger is */
-	Oid suspects;				/* keys of rows that differed once */
-	char *verify;				/* walking | suspect | passed | failed */
-	Oid verify_filenode;		/* the table's storage that is being walked */
-	int64 verify_source;		/* next block of the table */
-	int64 verify_twin;			/* next block of the twin */
-	int64 verify_rows;			/* compared in this walk */
-	int64 verify_skipped;		/* left out in it, being dirty */
-	int verify_walks;			/* walks that compared nothing */
-	int64 verified;				/* rows compared in the last whole walk */
-	int64 discrepancies;		/* rows that differed, ever */
-	char *finding;				/* the one that failed the verification */
+	char *inverse;				/* what undoes the actions, see inverse.h */
+	Oid back_logs[REFIT_LOGS];	/* logs and suspects for the revert window */
+	Oid back_suspects;
+	Oid suspects;		  /* keys of rows that differed once */
+	char *verify;		  /* walking | suspect | passed | failed */
+	Oid verify_filenode;  /* the table's storage that is being walked */
+	int64 verify_source;  /* next block of the table */
+	int64 verify_twin;	  /* next block of the twin */
+	int64 verify_rows;	  /* compared in this walk */
+	int64 verify_skipped; /* left out in it, being dirty */
+	int verify_walks;	  /* walks that compared nothing */
+	int64 verified;		  /* rows compared in the last whole walk */
+	int64 discrepancies;  /* rows that differed, ever */
+	char *finding;		  /* the one that failed the verification */
 } RefitRewrite;
 
 /* Counters and cursor of the present phase: refit.migration_progress. */
@@ -112,9 +117,10 @@ typedef struct RefitMigration
 	char *state;
 	char *phase;
 	char *request;	   /* what a control function asked for, or NULL */
-	char *goal;		   /* final state that phase cleanup leads to */
+	char *goal;		   /* final state, unless it is completed */
 	char *cutover;	   /* auto | manual */
 	char *verify;	   /* full | sample | off */
+	bool revertible;   /* keep the old rows for a window */
 	char *search_path; /* of the submitter, for names in definition */
 	Jsonb *options;
 	int64 cutover_attempts;

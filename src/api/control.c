@@ -39,6 +39,8 @@ PG_FUNCTION_INFO_V1(refit_resume);
 PG_FUNCTION_INFO_V1(refit_cancel);
 PG_FUNCTION_INFO_V1(refit_retry);
 PG_FUNCTION_INFO_V1(refit_cutover);
+PG_FUNCTION_INFO_V1(refit_revert);
+PG_FUNCTION_INFO_V1(refit_finish);
 PG_FUNCTION_INFO_V1(refit_set_option);
 PG_FUNCTION_INFO_V1(refit_throttle);
 PG_FUNCTION_INFO_V1(refit_wait);
@@ -126,6 +128,20 @@ refit_cutover(PG_FUNCTION_ARGS)
 	return control(fcinfo, refit_migration_cutover);
 }
 
+/* refit.revert(id) */
+Datum
+refit_revert(PG_FUNCTION_ARGS)
+{
+	return control(fcinfo, refit_migration_revert);
+}
+
+/* refit.finish(id) */
+Datum
+refit_finish(PG_FUNCTION_ARGS)
+{
+	return control(fcinfo, refit_migration_finish);
+}
+
 /* refit.set_option(id, option, value); NULL takes the option off. */
 Datum
 refit_set_option(PG_FUNCTION_ARGS)
@@ -206,8 +222,9 @@ current_state(int64 id, char **message)
 	char *state;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	state = refit_sql_text("SELECT CASE WHEN request IS NOT NULL AND state ="
-						   " 'ready' THEN 'running' ELSE state END"
+	state = refit_sql_text("SELECT CASE WHEN request IS NOT NULL AND state IN"
+						   " ('ready', 'revertible') THEN 'running'"
+						   " ELSE state END"
 						   " FROM refit.migration WHERE id = $1",
 						   1, types, values);
 	*message = refit_sql_text("SELECT concat_ws('; ', error_message,"

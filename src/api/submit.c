@@ -25,6 +25,7 @@
 #include "utils/tuplestore.h"
 
 #include "api/options.h"
+#include "guc.h"
 #include "job/migration.h"
 #include "table/actions.h"
 #include "table/plan.h"
@@ -73,6 +74,58 @@ relation_arg(FunctionCallInfo fcinfo)
 	return PG_GETARG_OID(0);
 }
 
+/* Is an interval longer than nothing? */
+static int
+interval_sign(Interval *interval)
+{
+	Interval zero = {0};
+
+	return DatumGetInt32(DirectFunctionCall2(
+		interval_cmp, IntervalPGetDatum(interval), IntervalPGetDatum(&zero)));
+}
+
+/* The length of a revert window, or NULL for none and for the setting's. */
+static Interval *
+window_arg(FunctionCallInfo fcinfo, int n)
+{
+	Interval *window = PG_ARGISNULL(n) ? NULL : PG_GETARG_INTERVAL_P(n);
+
+	if (window != NULL && interval_sign(window) < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("revertible must not be negative"),
+						errhint("Write, for example, '1 day'.")));
+	return window;
+}
+
+/*
+ * Tries the actions.  A window that is asked for must be possible; one that the
+ * setting gives is for those rewrites that can be reverted.
+ */
+static void
+plan_alter_table(RefitSubmission *s)
+{
+	RefitPlanRequest request = {.relid = s->relid,
+								.stmt = refit_actions_parse(s->definition),
+								.search_path = namespace_search_path};
+	RefitPlan *plan;
+
+	request.revertible =
+		s->revertible != NULL && interval_sign(s->revertible) > 0;
+	request.show = s->revertible == NULL && refit_revert_window > 0;
+	plan = refit_plan_make(&request);
+	if (request.revertible && plan->irreversible != NULL)
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("the actions cannot be reverted"),
+						errdetail("Reason: %s.", plan->irreversible),
+						errhint("Leave out revertible, or change the "
+								"actions.")));
+	if (!request.show || plan->irreversible != NULL ||
+		strcmp(plan->strategy, "rewrite") != 0)
+		return;
+	s->revertible = palloc0(sizeof(Interval));
+	s->revertible->time = (int64) refit_revert_window * USECS_PER_SEC;
+}
+
 /* refit.alter_table(relation, actions, name, cutover, revertible, verify, …) */
 Datum
 refit_alter_table(PG_FUNCTION_ARGS)
@@ -90,17 +143,12 @@ refit_alter_table(PG_FUNCTION_ARGS)
 	s.name = text_arg(fcinfo, 2);
 	s.cutover = word_arg(fcinfo, 3, "cutover", cutovers);
 	s.verify = word_arg(fcinfo, 5, "verify", verifies);
-	s.revertible = PG_ARGISNULL(4) ? NULL : PG_GETARG_INTERVAL_P(4);
-	if (s.revertible != NULL)
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("a revert window is not supported yet"),
-						errhint("Leave out revertible.")));
+	s.revertible = window_arg(fcinfo, 4);
 	s.options = refit_options_check(fcinfo, 6);
 	refit_plan_check_table(s.relid);
 	if ((id = refit_migration_find(&s)) != 0)
 		PG_RETURN_INT64(id);
-	(void) refit_plan_make(s.relid, refit_actions_parse(s.definition), NULL,
-						   namespace_search_path);
+	plan_alter_table(&s);
 	PG_RETURN_INT64(refit_migration_submit(&s));
 }
 
@@ -112,6 +160,7 @@ refit_repack(PG_FUNCTION_ARGS)
 						 .cutover = "auto",
 						 .verify = "full",
 						 .definition = ""};
+	RefitPlanRequest request = {0};
 	int64 id;
 
 	s.relid = relation_arg(fcinfo);
@@ -122,7 +171,10 @@ refit_repack(PG_FUNCTION_ARGS)
 	refit_plan_check_table(s.relid);
 	if ((id = refit_migration_find(&s)) != 0)
 		PG_RETURN_INT64(id);
-	(void) refit_plan_make(s.relid, NULL, s.definition, namespace_search_path);
+	request.relid = s.relid;
+	request.order_by = s.definition;
+	request.search_path = namespace_search_path;
+	(void) refit_plan_make(&request);
 	PG_RETURN_INT64(refit_migration_submit(&s));
 }
 
@@ -154,12 +206,16 @@ static const PlanLine plan_lines[] = {
 	{"rewrite", "analyze", "gather statistics on the twin", "none"},
 	{"rewrite", "catchup", "apply captured changes to the twin",
 	 "ACCESS SHARE for a batch"},
+	{"rewrite", "verify", "compare every row of table and twin",
+	 "ACCESS SHARE for a chunk"},
 	{"rewrite", "cutover", "swap, run ALTER TABLE, swap",
 	 "ACCESS EXCLUSIVE for milliseconds, taken politely"},
 	{"rewrite", "validate", "validate foreign keys on retyped columns",
 	 "ACCESS SHARE for a chunk"},
 	{"rewrite", "settle", "gather extended statistics, where there are any",
 	 "SHARE UPDATE EXCLUSIVE"},
+	{"rewrite", "window", "with revertible: keep the old rows in step",
+	 "ACCESS SHARE for a batch"},
 	{"rewrite", "cleanup", "drop the work tables", "none"},
 };
 
@@ -190,19 +246,38 @@ estimate_duration(const RefitPlan *plan, Datum *result)
 	return true;
 }
 
+/* What is to be said of a line: why this strategy, can it be reverted. */
+static char *
+reason_of(const RefitPlan *plan, const PlanLine *line, int step)
+{
+	if (step == 1)
+		return psprintf("strategy %s: %s", plan->strategy, plan->reason);
+	if (strcmp(line->phase, "window") != 0)
+		return NULL;
+	if (plan->irreversible != NULL)
+		return psprintf("cannot be reverted: %s", plan->irreversible);
+	return pstrdup("can be reverted, as long as the old definition can hold "
+				   "every row");
+}
+
 /* refit.plan(relation, actions) */
 Datum
 refit_plan(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Oid relid = PG_GETARG_OID(0);
+	RefitPlanRequest request = {0};
 	AlterTableStmt *stmt;
 	RefitPlan *plan;
 	int step = 0;
 
 	refit_plan_check_table(relid);
 	stmt = refit_actions_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	plan = refit_plan_make(relid, stmt, NULL, namespace_search_path);
+	request.relid = relid;
+	request.stmt = stmt;
+	request.search_path = namespace_search_path;
+	request.show = true;
+	plan = refit_plan_make(&request);
 
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < lengthof(plan_lines); i++)
@@ -210,6 +285,7 @@ refit_plan(PG_FUNCTION_ARGS)
 		const PlanLine *line = &plan_lines[i];
 		Datum values[7];
 		bool nulls[7] = {false};
+		char *reason;
 
 		if (strcmp(line->strategy, plan->strategy) != 0)
 			continue;
@@ -217,9 +293,9 @@ refit_plan(PG_FUNCTION_ARGS)
 		values[1] = CStringGetTextDatum(line->phase);
 		values[2] = CStringGetTextDatum(line->what);
 		values[3] = CStringGetTextDatum(line->lock);
-		nulls[4] = step > 1;
-		values[4] = CStringGetTextDatum(
-			psprintf("strategy %s: %s", plan->strategy, plan->reason));
+		reason = reason_of(plan, line, step);
+		nulls[4] = reason == NULL;
+		values[4] = reason == NULL ? (Datum) 0 : CStringGetTextDatum(reason);
 		nulls[5] = strcmp(line->phase, "copy") != 0 &&
 				   strcmp(line->phase, "validate") != 0;
 		values[5] = Int64GetDatum(plan->bytes);

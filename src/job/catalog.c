@@ -74,7 +74,13 @@ enum LoadColumn
 	LOAD_VERIFIED,
 	LOAD_DISCREPANCIES,
 	LOAD_FINDING,
-	LOAD_VERIFY
+	LOAD_VERIFY,
+	LOAD_REVERTIBLE,
+	LOAD_REVERSED,
+	LOAD_INVERSE,
+	LOAD_BACK_LOG0,
+	LOAD_BACK_LOG1,
+	LOAD_BACK_SUSPECTS
 };
 
 /* A column of the first row as text in the given context, or NULL. */
@@ -158,6 +164,18 @@ load_verification(RefitRewrite *r, MemoryContext context)
 	r->finding = load_text(context, LOAD_FINDING);
 }
 
+/* Fills what the revert window needs. */
+static void
+load_inverse(RefitRewrite *r, MemoryContext context)
+{
+	r->reversed = load_int(LOAD_REVERSED) != 0;
+	r->target = r->reversed ? r->blank : r->twin;
+	r->inverse = load_text(context, LOAD_INVERSE);
+	r->back_logs[0] = load_int(LOAD_BACK_LOG0);
+	r->back_logs[1] = load_int(LOAD_BACK_LOG1);
+	r->back_suspects = load_int(LOAD_BACK_SUSPECTS);
+}
+
 /* Fills the part that comes from refit.rewrite. */
 static void
 load_rewrite(RefitRewrite *r, MemoryContext context)
@@ -176,6 +194,7 @@ load_rewrite(RefitRewrite *r, MemoryContext context)
 	r->twin_blocks = load_int(LOAD_TWIN_BLOCKS);
 	r->fingerprint = load_text(context, LOAD_FINGERPRINT);
 	load_verification(r, context);
+	load_inverse(r, context);
 	if (baseline != NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
@@ -223,6 +242,7 @@ load_migration(RefitMigration *m, MemoryContext context)
 	m->goal = load_text(context, LOAD_GOAL);
 	m->cutover = load_text(context, LOAD_CUTOVER);
 	m->verify = load_text(context, LOAD_VERIFY);
+	m->revertible = load_int(LOAD_REVERTIBLE) != 0;
 	m->search_path = load_text(context, LOAD_SEARCH_PATH);
 	m->cutover_attempts = load_int(LOAD_CUTOVER_ATTEMPTS);
 	m->cutover_lock_ms = load_float(LOAD_CUTOVER_LOCK_MS, -1);
@@ -248,7 +268,9 @@ refit_catalog_load(int64 id)
 		" r.filenode::int8, r.twin_blocks, r.fingerprint, r.baseline,"
 		" r.suspects::int8, r.verify, r.verify_filenode::int8,"
 		" r.verify_source, r.verify_twin, r.verify_rows, r.verify_skipped,"
-		" r.verify_walks, r.verified, r.discrepancies, r.finding, m.verify"
+		" r.verify_walks, r.verified, r.discrepancies, r.finding, m.verify,"
+		" (m.revertible > interval '0')::int4, r.reversed::int4, r.inverse,"
+		" r.back_log0::int8, r.back_log1::int8, r.back_suspects::int8"
 		" FROM refit.migration m LEFT JOIN refit.migration_progress p USING (id)"
 		" LEFT JOIN refit.rewrite r USING (id) WHERE m.id = $1";
 	MemoryContext context = CurrentMemoryContext;
@@ -350,6 +372,29 @@ save_verification(const RefitMigration *m)
 	SPI_finish();
 }
 
+/* Writes what the revert window needs. */
+static void
+save_inverse(const RefitMigration *m)
+{
+	const RefitRewrite *r = &m->rewrite;
+	Oid types[6] = {INT8OID, BOOLOID, TEXTOID, OIDOID, OIDOID, OIDOID};
+	Datum values[6];
+	bool nulls[6] = {false};
+
+	values[0] = Int64GetDatum(m->id);
+	values[1] = BoolGetDatum(r->reversed);
+	values[2] = text_or_null(r->inverse, &nulls[2]);
+	values[3] = ObjectIdGetDatum(r->back_logs[0]);
+	values[4] = ObjectIdGetDatum(r->back_logs[1]);
+	values[5] = ObjectIdGetDatum(r->back_suspects);
+	SPI_connect();
+	refit_sql("UPDATE refit.rewrite SET reversed = $2, inverse = $3,"
+			  " back_log0 = $4, back_log1 = $5, back_suspects = $6"
+			  " WHERE id = $1",
+			  6, types, values, nulls);
+	SPI_finish();
+}
+
 /* Writes the rewrite row; makes it where there is none yet. */
 void
 refit_catalog_save_rewrite(const RefitMigration *m)
@@ -387,6 +432,7 @@ refit_catalog_save_rewrite(const RefitMigration *m)
 			  12, types, values, nulls);
 	SPI_finish();
 	save_verification(m);
+	save_inverse(m);
 }
 
 /* Tells how many rows were compared, and how many of them differed. */
@@ -416,6 +462,14 @@ refit_catalog_delete_rewrite(const RefitMigration *m)
 	refit_sql("DELETE FROM refit.rewrite WHERE id = $1", 1, types, values,
 			  NULL);
 	SPI_finish();
+}
+
+/* Is it on its way to cancelled or failed? */
+bool
+refit_catalog_is_given_up(const RefitMigration *m)
+{
+	return m->goal != NULL && (strcmp(m->goal, "cancelled") == 0 ||
+							   strcmp(m->goal, "failed") == 0);
 }
 
 /* Records something that happened. */

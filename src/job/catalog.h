@@ -25,6 +25,8 @@ extern void refit_catalog_save_rewrite(const RefitMigration *m);
 /* Sums up in the migration's row what its rewrites have verified. */
 extern void refit_catalog_save_verified(const RefitMigration *m);
 extern void refit_catalog_delete_rewrite(const RefitMigration *m);
+/* Is the migration on its way to cancelled or failed? */
+extern bool refit_catalog_is_given_up(const RefitMigration *m);
 /* kind is a word, message a sentence, detail JSON text or NULL. */
 extern void refit_catalog_event(const RefitMigration *m, const char *kind,
 								const char *message, const char *detail);

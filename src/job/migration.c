@@ -7,7 +7,8 @@
  *	  queued -> running -> completed | failed | cancelled
  *	  running <-> ready		(a manual cutover waits; catch-up goes on)
  *	  queued, running, ready -> paused -> queued
- *	  failed, cancelled -> queued	(retry)
+ *	  failed, cancelled, reverted -> queued		(retry)
+ *	  running -> revertible -> running -> completed | reverted | revertible
  *
  * A running migration is in a phase; the phases of each strategy stand in order
  * in the table below.  One step is one transaction: it loads the row, does a
@@ -20,6 +21,8 @@
  * A migration that fails or is cancelled goes to phase cleanup, which takes
  * away all that it has made, and only then to its final state.  After the
  * cutover there is no way back by cancelling: what is left to do is done.
+ * With a revert window there is one by reverting: goal reverted leads through
+ * the phases of "revert", and an error on the way to the window again.
  *
  * Locks: the claim (see migration.h), and for a moment the row.
  *
@@ -54,6 +57,7 @@
 #include "table/copy.h"
 #include "table/cutover.h"
 #include "table/plan.h"
+#include "table/revert.h"
 #include "table/transform.h"
 #include "table/twin.h"
 #include "table/verify.h"
@@ -78,6 +82,9 @@
 #define MOST_ERRORS 2
 #define MOST_CLEANUP_ERRORS 10
 #define MOST_DEATHS 4
+
+/* Seconds between two tries in a revert window that an error bars. */
+#define MOST_WINDOW_RESTS 30
 
 /* One phase of a strategy. */
 typedef struct Phase
@@ -110,7 +117,14 @@ static const Phase phases[] = {
 	{"rewrite", "cutover", refit_cutover_step, false},
 	{"rewrite", "validate", refit_constraint_step, true},
 	{"rewrite", "settle", refit_build_settle, true},
+	{"rewrite", "window", refit_revert_window_step, true},
 	{"rewrite", "cleanup", refit_build_cleanup, true},
+	{"revert", "catchback", refit_catchup_step, true},
+	{"revert", "recheck", refit_verify_step, true},
+	{"revert", "revert", refit_cutover_step, true},
+	{"revert", "validate", refit_constraint_step, true},
+	{"revert", "settle", refit_build_settle, true},
+	{"revert", "cleanup", refit_build_cleanup, true},
 };
 
 /*
@@ -299,8 +313,8 @@ refit_migration_startable(void)
 
 	SPI_connect();
 	refit_sql("SELECT m.id FROM refit.migration m"
-			  " WHERE m.state IN ('queued', 'running', 'ready')"
-			  " AND m.home = refit._home()"
+			  " WHERE m.state IN ('queued', 'running', 'ready',"
+			  "  'revertible') AND m.home = refit._home()"
 			  " AND NOT EXISTS (SELECT FROM refit.migration e"
 			  "  WHERE e.relid = m.relid AND e.id <> m.id AND e.state IN"
 			  "   ('queued', 'running', 'paused', 'ready', 'revertible')"
@@ -337,16 +351,41 @@ static RefitOutcome
 plan_step(RefitMigration *m, RefitBudget *budget)
 {
 	AlterTableStmt *stmt = refit_actions_of(m);
+	RefitPlanRequest request = {.relid = m->relid,
+								.stmt = stmt,
+								.order_by = stmt == NULL ? m->definition : NULL,
+								.search_path = m->search_path,
+								.revertible = m->revertible};
 	RefitPlan *plan;
 
 	refit_plan_check_table(m->relid);
-	plan = refit_plan_make(m->relid, stmt, stmt == NULL ? m->definition : NULL,
-						   m->search_path);
+	plan = refit_plan_make(&request);
 	m->strategy = pstrdup(plan->strategy);
 	refit_catalog_event(
 		m, "plan", psprintf("strategy %s: %s", plan->strategy, plan->reason),
 		NULL);
 	return REFIT_NEXT;
+}
+
+/* Is the old definition to come back? */
+static bool
+is_reverting(const RefitMigration *m)
+{
+	return m->goal != NULL && strcmp(m->goal, "reverted") == 0;
+}
+
+/* Which phases it goes through: those of its strategy, or of the revert. */
+static const char *
+path_of(const RefitMigration *m)
+{
+	return is_reverting(m) ? "revert" : m->strategy;
+}
+
+/* Is the migration in this phase? */
+static bool
+is_in_phase(const RefitMigration *m, const char *phase)
+{
+	return m->phase != NULL && strcmp(m->phase, phase) == 0;
 }
 
 /* The present phase's entry. */
@@ -356,8 +395,8 @@ find_phase(const RefitMigration *m)
 	for (int i = 0; i < lengthof(phases); i++)
 		if (strcmp(phases[i].name, m->phase) == 0 &&
 			(phases[i].strategy == NULL ||
-			 (m->strategy != NULL &&
-			  strcmp(phases[i].strategy, m->strategy) == 0)))
+			 (path_of(m) != NULL &&
+			  strcmp(phases[i].strategy, path_of(m)) == 0)))
 			return &phases[i];
 	elog(ERROR, "migration " INT64_FORMAT " is in unknown phase \"%s\"", m->id,
 		 m->phase);
@@ -433,6 +472,18 @@ forget_worker(const RefitMigration *m)
 			   NULL, NULL, NULL);
 }
 
+/* Takes an error off that does not matter any more. */
+static void
+forget_error(const RefitMigration *m)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET error_code = NULL,"
+			   " error_message = NULL, error_detail = NULL,"
+			   " error_hint = NULL, error_context = NULL WHERE id = $1"
+			   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
+			   NULL, NULL, NULL);
+}
+
 /* Ends the migration in the state that cleanup was heading for. */
 static int
 finish(RefitMigration *m)
@@ -446,13 +497,9 @@ finish(RefitMigration *m)
 			   "DELETE FROM refit.owed WHERE id = $1 AND ($2 IS NULL)"
 			   " AND ($3 IS NULL) AND ($4 IS NULL)",
 			   NULL, NULL, NULL);
-	if (m->goal == NULL) /* it got over whatever error there was */
-		update_row(m,
-				   "UPDATE refit.migration SET error_code = NULL,"
-				   " error_message = NULL, error_detail = NULL,"
-				   " error_hint = NULL, error_context = NULL WHERE id = $1"
-				   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
-				   NULL, NULL, NULL);
+	if (!refit_catalog_is_given_up(
+			m)) /* it got over whatever error there was */
+		forget_error(m);
 	set_phase(m, NULL);
 	set_state(m, m->goal != NULL ? m->goal : "completed");
 	return -1;
@@ -468,6 +515,8 @@ advance(RefitMigration *m, const Phase *phase)
 		record_volume(m);
 	if (next == NULL)
 		return finish(m);
+	if (strcmp(next->name, "window") == 0 && !m->rewrite.reversed)
+		next = following_phase(m, next);
 	if (strcmp(next->name, "cutover") == 0 &&
 		strcmp(m->cutover, "manual") == 0 && !is_requested(m, "cutover"))
 	{
@@ -491,6 +540,53 @@ advance(RefitMigration *m, const Phase *phase)
 	return 0;
 }
 
+/* Leaves the revert window for the way back. */
+static void
+begin_revert(RefitMigration *m)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET goal = $2 WHERE id = $1"
+			   " AND ($3 IS NULL) AND ($4 IS NULL)",
+			   "reverted", NULL, NULL);
+	m->goal = pstrdup("reverted");
+	forget_error(m);
+	set_state(m, "running");
+	set_phase(m, "catchback");
+	m->progress.cursor = 0;
+	m->progress.cursor_end = 0;
+	refit_verify_reset(m);
+	refit_catalog_save_rewrite(m);
+}
+
+/* The way back is barred: the window stays open. */
+static int
+return_to_window(RefitMigration *m)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET goal = NULL WHERE id = $1"
+			   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
+			   NULL, NULL, NULL);
+	m->goal = NULL;
+	set_phase(m, "window");
+	set_state(m, "revertible");
+	return REST_READY;
+}
+
+/* The window is open, from its first step on. */
+static void
+open_window(RefitMigration *m)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET revertible_until ="
+			   " clock_timestamp() + revertible WHERE id = $1"
+			   " AND revertible_until IS NULL"
+			   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
+			   NULL, NULL, NULL);
+	if (m->progress.errors > 0)
+		forget_error(m);
+	set_state(m, "revertible");
+}
+
 /*
  * Does what a control function asked for.  True: leave the migration.
  *
@@ -509,6 +605,12 @@ obey_request(RefitMigration *m)
 		forget_worker(m);
 		set_state(m, "paused");
 		return true;
+	}
+	else if (is_requested(m, "revert"))
+	{
+		set_request(m, NULL);
+		if (is_in_phase(m, "window"))
+			begin_revert(m);
 	}
 	else if (is_requested(m, "cancel"))
 	{
@@ -565,6 +667,14 @@ is_at_home(const RefitMigration *m)
 					  NULL, NULL, NULL) > 0;
 }
 
+/* Is it one that a process works? */
+static bool
+is_at_work(const RefitMigration *m)
+{
+	return strcmp(m->state, "running") == 0 || strcmp(m->state, "ready") == 0 ||
+		   strcmp(m->state, "revertible") == 0;
+}
+
 /* Takes a migration out of the queue.  False: not its turn. */
 static bool
 start(RefitMigration *m)
@@ -578,7 +688,7 @@ start(RefitMigration *m)
 			return false;
 		set_state(m, "running");
 	}
-	if (strcmp(m->state, "running") != 0 && strcmp(m->state, "ready") != 0)
+	if (!is_at_work(m))
 		return false;
 	if (m->phase == NULL && m->goal == NULL)
 		set_phase(m, "plan");
@@ -603,7 +713,7 @@ check_work_tables(const RefitMigration *m)
 {
 	Oid schema = refit_twin_find_schema(m->id);
 
-	if (m->rewrite.exists && m->goal == NULL &&
+	if (m->rewrite.exists && !refit_catalog_is_given_up(m) &&
 		(!OidIsValid(schema) || get_rel_namespace(m->rewrite.twin) != schema ||
 		 get_rel_namespace(m->rewrite.blank) != schema))
 		ereport(
@@ -653,8 +763,10 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 {
 	int rest = budget->pause_ms;
 
-	if (strcmp(phase->name, "cutover") == 0)
+	if (phase->step == refit_cutover_step)
 		record_attempt(m);
+	if (strcmp(phase->name, "window") == 0 && outcome != REFIT_NEXT)
+		open_window(m);
 	m->progress.errors = 0;
 	m->progress.deaths = 0;
 	note_lock(m);
@@ -695,7 +807,7 @@ notice_deaths(RefitMigration *m)
 	if (known_id == m->id)
 		return false;
 	known_id = m->id;
-	if (pid == 0 || pid == MyProcPid || m->goal != NULL ||
+	if (pid == 0 || pid == MyProcPid || refit_catalog_is_given_up(m) ||
 		strcmp(m->state, "running") != 0)
 		return false;
 	if (++m->progress.deaths > MOST_DEATHS)
@@ -733,7 +845,7 @@ do_step(RefitMigration *m)
 	if (obey_request(m))
 		return -1;
 	phase = find_phase(m);
-	if (m->goal == NULL && (rest = refit_governor_before(m)) > 0)
+	if (!refit_catalog_is_given_up(m) && (rest = refit_governor_before(m)) > 0)
 	{
 		m->progress.rate *= 0.8;
 		refit_catalog_save_progress(m);
@@ -840,6 +952,22 @@ cleanup_failed(RefitMigration *m)
 	return -1;
 }
 
+/*
+ * An error in the revert window bars the way back for as long as it comes again,
+ * and does no other harm.  Told once: it may come for days.
+ */
+static int
+window_failed(RefitMigration *m, const ErrorData *edata)
+{
+	if (m->progress.errors == 1)
+		record_error(m, edata);
+	else
+		(void) refit_transform_take_failure();
+	m->progress.message =
+		psprintf("cannot be reverted now: %s", edata->message);
+	return Min(m->progress.errors, MOST_WINDOW_RESTS) * REST_RETRY;
+}
+
 /* Decides what a failed step means. */
 static int
 handle_error(RefitMigration *m, const ErrorData *edata)
@@ -847,11 +975,15 @@ handle_error(RefitMigration *m, const ErrorData *edata)
 	if (is_passing(edata->sqlerrcode))
 		return REST_RETRY_SOON;
 	m->progress.errors++;
+	if (is_in_phase(m, "window") && get_rel_name(m->relid) != NULL)
+		return window_failed(m, edata);
 	record_error(m, edata);
-	if (m->goal != NULL)
+	if (refit_catalog_is_given_up(m))
 		return cleanup_failed(m);
 	if (!is_final(edata->sqlerrcode) && m->progress.errors < MOST_ERRORS)
 		return REST_RETRY;
+	if (is_reverting(m) && m->rewrite.reversed) /* not put back yet */
+		return return_to_window(m);
 	set_state(m, "running");
 	set_goal(m, "failed");
 	return 0;
@@ -866,9 +998,7 @@ refit_migration_failed(int64 id, const ErrorData *edata)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	m = refit_catalog_load(id);
-	if (m == NULL ||
-		(strcmp(m->state, "queued") != 0 && strcmp(m->state, "running") != 0 &&
-		 strcmp(m->state, "ready") != 0))
+	if (m == NULL || (strcmp(m->state, "queued") != 0 && !is_at_work(m)))
 		rest = -1;
 	else
 	{
@@ -1064,9 +1194,11 @@ refit_migration_cancel(int64 id)
 
 	if (strcmp(m->state, "cancelled") == 0)
 		return m->state;
-	if (is_finished(m) ||
-		(m->phase != NULL && find_phase(m)->after_cutover && m->goal == NULL))
-		refuse(m, "cancelled", "The new definition is in place already.");
+	if (is_finished(m) || (m->phase != NULL && find_phase(m)->after_cutover &&
+						   !refit_catalog_is_given_up(m)))
+		refuse(m, "cancelled",
+			   "The new definition is in place already.  In its revert window "
+			   "refit.revert() puts the old one back.");
 	if (!refit_migration_claim(id, false))
 		return ask_worker(m, "cancel");
 	if (m->phase == NULL)
@@ -1089,15 +1221,18 @@ refit_migration_retry(int64 id)
 {
 	RefitMigration *m = load_for_control(id);
 
-	if (strcmp(m->state, "failed") != 0 && strcmp(m->state, "cancelled") != 0)
-		refuse(m, "retried", "Only what has failed or was cancelled can.");
+	if (strcmp(m->state, "failed") != 0 && strcmp(m->state, "cancelled") != 0 &&
+		strcmp(m->state, "reverted") != 0)
+		refuse(m, "retried",
+			   "Only what has failed, or was cancelled or reverted, can.");
 	update_row(m,
 			   "UPDATE refit.migration SET home = refit._home(), goal = NULL,"
 			   " request = NULL,"
 			   " phase = NULL, strategy = NULL, error_code = NULL,"
 			   " error_message = NULL, error_detail = NULL, error_hint = NULL,"
 			   " error_context = NULL, verified_rows = NULL,"
-			   " discrepancies = NULL, started_at = NULL WHERE id = $1"
+			   " discrepancies = NULL, revertible_until = NULL,"
+			   " started_at = NULL WHERE id = $1"
 			   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
 			   NULL, NULL, NULL);
 	update_row(m,
@@ -1128,4 +1263,60 @@ refit_migration_cutover(int64 id)
 	else
 		refit_worker_start_at_commit();
 	return m->state;
+}
+
+/* An ERROR that says which row bars the way back, when one is known. */
+static void
+check_window(const RefitMigration *m)
+{
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(m->id)};
+	char *message;
+
+	if (m->progress.errors == 0)
+		return;
+	message = refit_sql_text("SELECT concat_ws('; ', error_message,"
+							 " error_detail) FROM refit.migration"
+							 " WHERE id = $1",
+							 1, types, values);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("migration " INT64_FORMAT " cannot be reverted now", m->id),
+			 errdetail("%s", message != NULL ? message : ""),
+			 errhint("Change or delete what the old definition cannot hold, "
+					 "and try again.")));
+}
+
+/* Asks for something that only a migration in its revert window can do. */
+static char *
+ask_in_window(int64 id, const char *request, const char *verb)
+{
+	RefitMigration *m = load_for_control(id);
+
+	if (strcmp(m->state, "revertible") != 0)
+		refuse(m, verb,
+			   "Only a migration in its revert window can; submit with "
+			   "revertible => '1 day', for example.");
+	if (strcmp(request, "revert") == 0)
+		check_window(m);
+	set_request(m, request);
+	if (!refit_migration_claim(id, false))
+		refit_worker_wake_at_commit(id);
+	else
+		refit_worker_start_at_commit();
+	return m->state;
+}
+
+/* Puts the old definition back. */
+char *
+refit_migration_revert(int64 id)
+{
+	return ask_in_window(id, "revert", "reverted");
+}
+
+/* Ends the revert window. */
+char *
+refit_migration_finish(int64 id)
+{
+	return ask_in_window(id, "finish", "finished");
 }

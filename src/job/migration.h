@@ -60,6 +60,8 @@ extern char *refit_migration_resume(int64 id);
 extern char *refit_migration_cancel(int64 id);
 extern char *refit_migration_retry(int64 id);
 extern char *refit_migration_cutover(int64 id);
+extern char *refit_migration_revert(int64 id);
+extern char *refit_migration_finish(int64 id);
 
 /* Ids of migrations of this database that a worker could be started for. */
 extern List *refit_migration_startable(void);

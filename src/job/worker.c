@@ -101,7 +101,7 @@ typedef struct Work
 	int64 id;			   /* 0: none */
 	MemoryContext context; /* of one transaction's work */
 	bool gone;			   /* the extension has been dropped */
-	bool is_ready;		   /* waits for its manual cutover */
+	bool is_ready;		   /* waits for a person */
 	bool has_slot;
 	bool done;			 /* the function run last says so */
 	StartResult started; /* what became of start_others */
@@ -719,7 +719,7 @@ read_wishes(Work *work, char **wishes, char **activity)
 				  " WHERE migration_id IN (0, m.id)"
 				  " AND expires_at > pg_catalog.clock_timestamp())),"
 				  " pg_catalog.format('refit migration %s: %s', id,"
-				  " coalesce(phase, state)), state = 'ready'"
+				  " coalesce(phase, state)), state IN ('ready', 'revertible')"
 				  " FROM refit.migration m WHERE id = $1",
 				  1, types, values, NULL) > 0)
 	{

@@ -31,6 +31,7 @@
 #include "table/build.h"
 #include "table/capture.h"
 #include "table/plan.h"
+#include "table/revert.h"
 #include "table/shape.h"
 #include "table/twin.h"
 #include "table/verify.h"
@@ -93,21 +94,22 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 		refit_actions_run_private(refit_actions_for_twin(stmt, m->relid),
 								  r->twin, m->search_path);
 	r->key_index = refit_plan_choose_key(source, r->twin, stmt, m->search_path);
+	r->blank = refit_twin_create_blank(source, schema, m->revertible);
+	if (m->revertible)
+		refit_revert_prepare(m, source, schema);
 	ensure_key_index(r->twin, r->key_index);
 	if (strcmp(m->kind, "repack") == 0 && m->definition[0] != '\0')
 		refit_twin_create_order_index(r->twin, m->definition, m->search_path);
-	r->blank = refit_twin_create_blank(source, schema);
 	for (int i = 0; i < REFIT_LOGS; i++)
-	{
 		r->logs[i] = refit_capture_create_log(source, schema, r->key_index, i);
-	}
 	twin = table_open(r->twin, NoLock);
-	r->suspects =
-		refit_verify_create_suspects(source, twin, schema, r->key_index);
+	r->suspects = refit_verify_create_suspects(source, twin, schema,
+											   "$suspects", r->key_index);
 	table_close(twin, NoLock);
 	refit_verify_reset(m);
 	refit_actions_run_own(NO_AUTOVACUUM, r->twin);
 	refit_twin_hide(r->twin, m->relid);
+	refit_twin_hide(r->blank, m->relid);
 	m->progress.rows_total = (int64) Max(source->rd_rel->reltuples, 0);
 	m->progress.bytes_total =
 		(int64) RelationGetNumberOfBlocks(source) * BLCKSZ;
@@ -259,7 +261,7 @@ drop_added_constraints(const RefitMigration *m)
 	Oid types[1] = {INT8OID};
 	Datum values[1] = {Int64GetDatum(m->id)};
 
-	if (m->goal == NULL)
+	if (!refit_catalog_is_given_up(m))
 		return NULL;
 	return refit_sql_text(
 		"SELECT string_agg(format('DROP CONSTRAINT IF EXISTS %I', conname),"

@@ -337,13 +337,29 @@ take_baseline(RefitBaseline *b)
 		b->xip[b->nxip++] = s->subxip[i];
 }
 
+/* Makes the triggers. */
+void
+refit_capture_arm(RefitMigration *m)
+{
+	Oid function = LookupFuncName(
+		list_make2(makeString(REFIT_SCHEMA), makeString("_capture")), 0, NULL,
+		false);
+	bool always;
+
+	m->rewrite.trigger = create_trigger(
+		m, true,
+		TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE,
+		function);
+	create_trigger(m, false, TRIGGER_TYPE_TRUNCATE, function);
+	m->rewrite.trigger_xmin = InvalidTransactionId;
+	find_triggers(m, &m->rewrite.trigger_xmin, &always);
+}
+
 /* Phase capture: one try to install the triggers and take the baseline. */
 RefitOutcome
 refit_capture_install(RefitMigration *m, RefitBudget *budget)
 {
-	Oid function;
 	Relation rel;
-	bool always;
 	List *locks =
 		list_make1(refit_polite_lock_on(m->relid, ShareRowExclusiveLock));
 
@@ -354,15 +370,7 @@ refit_capture_install(RefitMigration *m, RefitBudget *budget)
 	}
 	REFIT_FAULT("capture.locked");
 	refit_shape_check(m);
-	function = LookupFuncName(
-		list_make2(makeString(REFIT_SCHEMA), makeString("_capture")), 0, NULL,
-		false);
-	m->rewrite.trigger = create_trigger(
-		m, true,
-		TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE,
-		function);
-	create_trigger(m, false, TRIGGER_TYPE_TRUNCATE, function);
-	find_triggers(m, &m->rewrite.trigger_xmin, &always);
+	refit_capture_arm(m);
 	take_baseline(&m->rewrite.baseline);
 
 	rel = table_open(m->relid, NoLock);

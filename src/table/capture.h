@@ -52,13 +52,18 @@ typedef enum RefitAge
 	REFIT_AMBIGUOUS
 } RefitAge;
 
-/* Makes an empty log in the work schema for keys of that index. */
+/*
+ * Makes an empty log in the work schema for keys of source, which are the
+ * columns of that index, be it its own or that of a table with the same ones.
+ */
 extern Oid refit_capture_create_log(Relation source, Oid schema, Oid key_index,
 									int number);
 
 /* Phase capture: one try.  Fills m->rewrite. */
 extern RefitOutcome refit_capture_install(RefitMigration *m,
 										  RefitBudget *budget);
+/* Makes the triggers; the caller holds a lock that keeps writers out. */
+extern void refit_capture_arm(RefitMigration *m);
 /* Are the triggers as they were installed?  An ERROR if not. */
 extern void refit_capture_check(const RefitMigration *m);
 /* Drops the triggers; the caller holds ACCESS EXCLUSIVE.  None: no error. */

@@ -36,10 +36,9 @@
 #include "catalog/heap.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "job/catalog.h"
@@ -49,6 +48,7 @@
 #include "table/finder.h"
 #include "table/shape.h"
 #include "table/transform.h"
+#include "util/attempt.h"
 #include "util/fault.h"
 
 /* Entries in the first bounded batch; later ones follow the clock. */
@@ -94,6 +94,7 @@ typedef struct CatchUp
 	SortSupport sort;	 /* per key column */
 	TupleTableSlot *row; /* of the table */
 	TupleTableSlot *twin_row;
+	TupleTableSlot *old_row; /* of the twin, before the batch */
 } CatchUp;
 
 /* Remembers an entry. */
@@ -215,7 +216,8 @@ delete_rows(CatchUp *c)
 		Datum key[INDEX_MAX_KEYS];
 
 		CHECK_FOR_INTERRUPTS();
-		if (!ends_key(c, i))
+		if (!ends_key(c, i) ||
+			!refit_transform_key_fits(c->transform, c->entries[i].key))
 			continue;
 		refit_transform_key(c->transform, c->entries[i].key, key);
 		if (refit_finder_find(finder, key, c->twin_row))
@@ -224,6 +226,24 @@ delete_rows(CatchUp *c)
 	}
 	ExecClearTuple(c->twin_row);
 	refit_finder_close(finder);
+}
+
+/*
+ * Finds the row that the twin had for a key when the batch began, where it has
+ * columns that the table has not.
+ */
+static void
+find_old_row(CatchUp *c, RefitFinder *finder, const Datum *source_key)
+{
+	Datum key[INDEX_MAX_KEYS];
+
+	c->transform->old_row = NULL;
+	if (c->transform->kept == NULL ||
+		!refit_transform_key_fits(c->transform, source_key))
+		return;
+	refit_transform_key(c->transform, source_key, key);
+	if (refit_finder_find(finder, key, c->old_row))
+		c->transform->old_row = c->old_row;
 }
 
 /* Inserts one row into the twin and its indexes. */
@@ -253,14 +273,18 @@ static int64
 insert_rows(CatchUp *c)
 {
 	int64 worked = 0;
-	RefitFinder *finder = refit_finder_open(
-		c->source, c->source_key, c->snapshot, c->transform->nkeys, NULL);
+	int nkeys = c->transform->nkeys;
+	RefitFinder *finder =
+		refit_finder_open(c->source, c->source_key, c->snapshot, nkeys, NULL);
+	RefitFinder *in_twin =
+		refit_finder_open(c->twin, c->twin_key, c->snapshot, nkeys, NULL);
 
 	for (int64 i = 0; i < c->nentries; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!ends_key(c, i))
 			continue;
+		find_old_row(c, in_twin, c->entries[i].key);
 		if (refit_finder_find(finder, c->entries[i].key, c->row))
 			insert_row(c, c->row);
 		worked = i + 1;
@@ -273,7 +297,9 @@ insert_rows(CatchUp *c)
 		}
 	}
 	ExecClearTuple(c->row);
+	ExecClearTuple(c->old_row);
 	refit_finder_close(finder);
+	refit_finder_close(in_twin);
 	return worked;
 }
 
@@ -287,7 +313,7 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 	c->m = m;
 	c->batch = batch;
 	c->source = table_open(m->relid, AccessShareLock);
-	c->twin = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
+	c->twin = table_open(m->rewrite.target, RowExclusiveLock);
 	for (int i = 0; i < REFIT_LOGS; i++)
 		c->logs[i] = table_open(m->rewrite.logs[i], RowExclusiveLock);
 	c->transform = refit_transform_open(m, c->source, c->twin, false);
@@ -300,6 +326,7 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 	ExecOpenIndices(c->transform->result_rel, false);
 	c->row = table_slot_create(c->source, NULL);
 	c->twin_row = table_slot_create(c->twin, NULL);
+	c->old_row = table_slot_create(c->twin, NULL);
 	c->cid = GetCurrentCommandId(true);
 	c->sort = refit_finder_order(c->source, c->source_key, c->transform->nkeys);
 	return c;
@@ -311,6 +338,7 @@ end_batch(CatchUp *c)
 {
 	ExecDropSingleTupleTableSlot(c->row);
 	ExecDropSingleTupleTableSlot(c->twin_row);
+	ExecDropSingleTupleTableSlot(c->old_row);
 	index_close(c->twin_key, NoLock);
 	index_close(c->source_key, NoLock);
 	refit_transform_close(c->transform);
@@ -329,7 +357,10 @@ work_batch(CatchUp *c)
 		return;
 	qsort_arg(c->entries, c->nentries, sizeof(DirtyKey), compare_entries, c);
 	if (c->batch->truncated)
+	{
+		LockRelation(c->twin, AccessExclusiveLock); /* private: */
 		heap_truncate_one_rel(c->twin);
+	}
 	else
 		delete_rows(c);
 	REFIT_FAULT("catchup.deleted");
@@ -360,6 +391,22 @@ refit_catchup_apply(RefitMigration *m, RefitBatch *batch)
 	end_batch(c);
 }
 
+/* A batch to apply, for refit_attempt. */
+typedef struct BatchTry
+{
+	RefitMigration *m;
+	RefitBatch *batch;
+} BatchTry;
+
+/* Applies it. */
+static void
+apply_batch(void *arg)
+{
+	BatchTry *try = arg;
+
+	refit_catchup_apply(try->m, try->batch);
+}
+
 /*
  * Applies one batch in a subtransaction.  False: it met a conflict that more
  * entries may solve, and did nothing.
@@ -367,36 +414,16 @@ refit_catchup_apply(RefitMigration *m, RefitBatch *batch)
 static bool
 try_batch(RefitMigration *m, RefitBatch *batch)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	bool result = true;
+	BatchTry try = {m, batch};
+	ErrorData *edata = refit_attempt(apply_batch, &try, true);
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		MemoryContextSwitchTo(context);
-		refit_catchup_apply(m, batch);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData *edata;
-
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		if (batch->complete ||
-			(edata->sqlerrcode != ERRCODE_UNIQUE_VIOLATION &&
-			 edata->sqlerrcode != ERRCODE_EXCLUSION_VIOLATION))
-			ReThrowError(edata);
-		(void) refit_transform_take_failure();
-		result = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return result;
+	if (edata == NULL)
+		return true;
+	if (batch->complete || (edata->sqlerrcode != ERRCODE_UNIQUE_VIOLATION &&
+							edata->sqlerrcode != ERRCODE_EXCLUSION_VIOLATION))
+		ReThrowError(edata);
+	(void) refit_transform_take_failure();
+	return false;
 }
 
 /* The next batch's limit, from how long this one took. */
@@ -440,7 +467,7 @@ refit_catchup_step(RefitMigration *m, RefitBudget *budget)
 	double ms;
 
 	m->next_phase = "copy";
-	if (refit_shape_was_emptied(m))
+	if (!m->rewrite.reversed && refit_shape_was_emptied(m))
 		return REFIT_RETURN;
 	if (m->progress.cursor == 0)
 		m->progress.cursor = FIRST_BATCH;

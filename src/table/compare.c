@@ -155,8 +155,10 @@ collect_dirty(RefitComparison *c, Oid oid, int64 *room)
 					? palloc_extended(sizeof(Datum *) * *room, MCXT_ALLOC_HUGE)
 					: repalloc_huge(c->dirty, sizeof(Datum *) * *room);
 		}
-		refit_transform_key(c->transform, slot->tts_values, key);
-		c->dirty[c->ndirty++] = copy_key(c, key);
+		if (!c->m->rewrite.reversed)
+			refit_transform_key(c->transform, slot->tts_values, key);
+		c->dirty[c->ndirty++] =
+			copy_key(c, c->m->rewrite.reversed ? slot->tts_values : key);
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
@@ -523,6 +525,31 @@ open_finders(RefitComparison *c)
 												c->snapshot, t->nkeys, types);
 }
 
+/*
+ * Opens the tables.  The source is always of the old definition, so that no
+ * value needs to be cast back; after the cutover that is the blank.
+ */
+static void
+open_tables(RefitComparison *c)
+{
+	RefitRewrite *r = &c->m->rewrite;
+	Relation table = table_open(c->m->relid, AccessShareLock);
+	Relation work = table_open(r->target, AccessShareLock);
+	RefitTransform *t;
+	Relation table_key;
+	Relation work_key;
+
+	c->source = r->reversed ? work : table;
+	c->twin = r->reversed ? table : work;
+	c->transform = t = refit_transform_open(c->m, c->source, c->twin, true);
+	table_key = index_open(r->key_index, AccessShareLock);
+	work_key =
+		index_open(refit_shape_find_index(work, t->nkeys, t->key_attnums),
+				   AccessShareLock);
+	c->source_key = r->reversed ? work_key : table_key;
+	c->twin_key = r->reversed ? table_key : work_key;
+}
+
 /* Opens what a comparison needs, and takes its snapshot. */
 RefitComparison *
 refit_compare_open(RefitMigration *m, RefitFindingHandler handler, void *arg)
@@ -533,14 +560,7 @@ refit_compare_open(RefitMigration *m, RefitFindingHandler handler, void *arg)
 	c->m = m;
 	c->handler = handler;
 	c->handler_arg = arg;
-	c->source = table_open(m->relid, AccessShareLock);
-	c->twin = table_open(m->rewrite.twin, AccessShareLock);
-	c->transform = refit_transform_open(m, c->source, c->twin, true);
-	c->source_key = index_open(m->rewrite.key_index, AccessShareLock);
-	c->twin_key =
-		index_open(refit_shape_find_index(c->twin, c->transform->nkeys,
-										  c->transform->key_attnums),
-				   AccessShareLock);
+	open_tables(c);
 	c->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	PushActiveSnapshot(c->snapshot);
 	c->order = refit_finder_order(c->twin, c->twin_key, c->transform->nkeys);

@@ -15,6 +15,9 @@
  * of either table is either met together with its partner or looked for; the
  * order is for speed and proves nothing.
  *
+ * After the cutover, with a revert window, the roles are exchanged: the blank is
+ * what the table, now of the new definition, must be what it is transformed to.
+ *
  * Locks: ACCESS SHARE on the table, any on the twin, the caller's.  Snapshot:
  * one, for the caller's budget.  Rights: the owner's, who the caller is; what a
  * row is transformed with runs as in the copy, volatile expressions do not.

@@ -16,6 +16,11 @@
  * The table is the same pg_class row all the time, so what refers to it never
  * notices.
  *
+ * With a revert window capture is installed again, now for the old rows, which
+ * the blank has since step 2.  Phase revert is the same way back: empty the
+ * table with the twin, undo the actions (revert.c), put the blank's storage in
+ * place.
+ *
  * If the process dies: before commit nothing has happened, the triggers are
  * still there and the migration goes on with catching up; after it the phase
  * says that the change is done.  Which it was is read from the row, which is
@@ -46,6 +51,8 @@
 #include "table/catchup.h"
 #include "table/cutover.h"
 #include "table/dependents.h"
+#include "table/inverse.h"
+#include "table/revert.h"
 #include "table/shape.h"
 #include "table/swap.h"
 #include "table/twin.h"
@@ -211,20 +218,42 @@ is_asked_to_stop(const RefitMigration *m)
 						  1, types, values) != NULL;
 }
 
+/* Steps 2 to 5. */
+static void
+put_in_place(RefitMigration *m, const AlterTableStmt *stmt)
+{
+	AttrNumber *attnums;
+	int nkeys = refit_shape_key_attnums(m->rewrite.key_index, &attnums);
+
+	if (stmt != NULL)
+	{
+		refit_swap_copy_statistics(m->relid, m->rewrite.blank);
+		swap_with_blank(m);
+		REFIT_FAULT("cutover.emptied");
+		alter_empty_table(m, stmt);
+	}
+	swap_with_twin(m);
+	if (m->revertible)
+		refit_revert_open_window(m, nkeys, attnums);
+}
+
 /* One try. */
 RefitOutcome
 refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 {
-	AlterTableStmt *stmt = refit_actions_of(m);
+	bool back = m->rewrite.reversed;
+	AlterTableStmt *stmt = back ? refit_inverse_stmt(m) : refit_actions_of(m);
 	RefitBatch before = {0};
 	RefitBatch batch = {0};
 
-	m->next_phase = "catchup";
-	if (refit_shape_was_emptied(m) || !refit_verify_is_passed(m))
+	m->next_phase = back ? "catchback" : "catchup";
+	if ((!back && refit_shape_was_emptied(m)) || !refit_verify_is_passed(m))
 		return REFIT_RETURN;
 	refit_catchup_apply(m, &before);
 	if (before.keys > MOST_PENDING)
 		return REFIT_RETURN;
+	if (back)
+		refit_inverse_widen(m->rewrite.blank, m->relid);
 	m->cutover_attempts++;
 	warm_up(m);
 	if (!lock_everything(m, stmt))
@@ -243,13 +272,10 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	refit_catchup_apply(m, &batch);
 	REFIT_FAULT("cutover.applied");
 	refit_capture_remove(m);
-	if (stmt != NULL)
-	{
-		swap_with_blank(m);
-		REFIT_FAULT("cutover.emptied");
-		alter_empty_table(m, stmt);
-	}
-	swap_with_twin(m);
+	if (back)
+		refit_revert_put_back(m, stmt);
+	else
+		put_in_place(m, stmt);
 	m->progress.pending = 0;
 	REFIT_FAULT("cutover.swapped");
 	return REFIT_NEXT;

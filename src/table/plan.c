@@ -9,7 +9,6 @@
 
 #include "access/heapam.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
@@ -25,18 +24,18 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
-#include "utils/resowner.h"
 #include "utils/syscache.h"
 
 #include "table/actions.h"
 #include "table/dependents.h"
+#include "table/inverse.h"
 #include "table/plan.h"
 #include "table/shape.h"
 #include "table/transform.h"
 #include "table/twin.h"
+#include "util/attempt.h"
 #include "util/sqlutil.h"
 
 /* What a table looks like before and after the actions. */
@@ -357,32 +356,94 @@ refit_plan_choose_key(Relation source, Oid twin_oid, const AlterTableStmt *stmt,
 	return result;
 }
 
+/* A plan in the making. */
+typedef struct Trial
+{
+	const RefitPlanRequest *request;
+	RefitPlan *plan;
+	Relation source;
+	Oid twin;
+} Trial;
+
+/* Looks whether the actions can be undone; for refit_attempt. */
+static void
+try_inverse(void *arg)
+{
+	Trial *trial = arg;
+	RefitPlan *plan = trial->plan;
+	const RefitPlanRequest *request = trial->request;
+	Oid key_index = refit_plan_choose_key(trial->source, trial->twin,
+										  request->stmt, request->search_path);
+	Relation twin = table_open(trial->twin, NoLock);
+	char *inverse =
+		refit_inverse_find(trial->source, twin, key_index, request->stmt,
+						   request->search_path, &plan->irreversible);
+
+	table_close(twin, NoLock);
+	if (inverse != NULL)
+		plan->irreversible =
+			refit_inverse_try(inverse, trial->source, trial->twin);
+}
+
+/* Finds out whether the migration could be reverted. */
+static void
+judge_revert(Trial *trial)
+{
+	ErrorData *edata;
+
+	if (trial->request->stmt == NULL)
+	{
+		trial->plan->irreversible =
+			pstrdup("a repack does not change the definition");
+		return;
+	}
+	edata = refit_attempt(try_inverse, trial, true);
+	if (edata == NULL)
+		return;
+	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		edata->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+		ReThrowError(edata);
+	trial->plan->irreversible = edata->message;
+}
+
 /* Tries the actions on a copy, in the present subtransaction. */
 static void
-try_actions(Oid relid, const AlterTableStmt *stmt, const char *order_by,
-			const char *search_path, RefitPlan *plan)
+try_actions(Trial *trial)
 {
-	Relation source = table_open(relid, AccessShareLock);
+	const RefitPlanRequest *request = trial->request;
+	RefitPlan *plan = trial->plan;
+	Relation source = table_open(request->relid, AccessShareLock);
 	int natts = RelationGetDescr(source)->natts;
 	Oid schema = refit_twin_create_schema(-MyProcPid, source->rd_rel->relowner);
 	Oid twin = refit_twin_create(source, schema);
 
+	trial->source = source;
+	trial->twin = twin;
 	plan->strategy = "rewrite";
 	plan->reason = "every row is written anew";
-	if (stmt != NULL)
+	if (request->stmt != NULL)
 	{
 		TwinState *before = look_at(twin, natts);
 
-		refit_actions_run_private(refit_actions_for_twin(stmt, relid), twin,
-								  search_path);
-		choose_strategy(plan, stmt, before, look_at(twin, natts));
-		refit_dependents_check(relid, stmt);
+		refit_actions_run_private(
+			refit_actions_for_twin(request->stmt, request->relid), twin,
+			request->search_path);
+		choose_strategy(plan, request->stmt, before, look_at(twin, natts));
+		refit_dependents_check(request->relid, request->stmt);
 	}
-	if (order_by != NULL && order_by[0] != '\0')
-		refit_twin_create_order_index(twin, order_by, search_path);
+	if (request->revertible && strcmp(plan->strategy, "rewrite") != 0)
+	{
+		plan->strategy = "rewrite";
+		plan->reason = "the old rows are kept for a revert window";
+	}
+	if (request->order_by != NULL && request->order_by[0] != '\0')
+		refit_twin_create_order_index(twin, request->order_by,
+									  request->search_path);
 	if (strcmp(plan->strategy, "rewrite") == 0)
-		plan->key_index =
-			refit_plan_choose_key(source, twin, stmt, search_path);
+		plan->key_index = refit_plan_choose_key(source, twin, request->stmt,
+												request->search_path);
+	if (request->revertible || request->show)
+		judge_revert(trial);
 	plan->nindexes = list_length(RelationGetIndexList(source));
 	plan->bytes = (int64) RelationGetNumberOfBlocks(source) * BLCKSZ;
 	table_close(source, NoLock);
@@ -408,50 +469,34 @@ check_foreign_keys(const AlterTableStmt *stmt, const char *search_path)
 	AtEOXact_GUC(true, guc_level);
 }
 
-/* Tries the actions, as the owner. */
+/* Tries the actions, as the owner; for refit_attempt. */
 static void
-try_as_owner(Oid relid, const AlterTableStmt *stmt, const char *order_by,
-			 const char *search_path, RefitPlan *plan)
+try_as_owner(void *arg)
 {
+	Trial *trial = arg;
+	const RefitPlanRequest *request = trial->request;
 	RefitRights save;
 
-	refit_rights_begin(&save, refit_relation_owner(relid), true);
-	if (stmt != NULL)
-		check_foreign_keys(stmt, search_path);
-	try_actions(relid, stmt, order_by, search_path, plan);
+	refit_rights_begin(&save, refit_relation_owner(request->relid), true);
+	if (request->stmt != NULL)
+		check_foreign_keys(request->stmt, request->search_path);
+	try_actions(trial);
 	refit_rights_end(&save);
 }
 
 /* Tries the actions and throws the copy away. */
 RefitPlan *
-refit_plan_make(Oid relid, const AlterTableStmt *stmt, const char *order_by,
-				const char *search_path)
+refit_plan_make(const RefitPlanRequest *request)
 {
-	RefitPlan *plan = palloc0(sizeof(RefitPlan));
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *edata = NULL;
+	Trial trial = {.request = request};
+	ErrorData *edata;
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		MemoryContextSwitchTo(context);
-		try_as_owner(relid, stmt, order_by, search_path, plan);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	trial.plan = palloc0(sizeof(RefitPlan));
+	edata = refit_attempt(try_as_owner, &trial, false);
 	if (edata != NULL)
 	{
 		edata->cursorpos = 0; /* it is one in the actions' text */
 		ReThrowError(edata);
 	}
-	return plan;
+	return trial.plan;
 }

@@ -19,6 +19,17 @@
 #include "nodes/parsenodes.h"
 #include "utils/rel.h"
 
+/* What is to be planned. */
+typedef struct RefitPlanRequest
+{
+	Oid relid;
+	const AlterTableStmt *stmt; /* NULL: a repack, */
+	const char *order_by;		/* in this order unless it is NULL or empty */
+	const char *search_path;
+	bool revertible; /* keep the old copy for a revert window */
+	bool show;		 /* tell whether it could be reverted */
+} RefitPlanRequest;
+
 typedef struct RefitPlan
 {
 	const char *strategy; /* instant | validate | rewrite */
@@ -26,15 +37,13 @@ typedef struct RefitPlan
 	Oid key_index; /* for a rewrite */
 	int nindexes;
 	int64 bytes;
+	char *irreversible; /* why it cannot be reverted; NULL: it can */
 } RefitPlan;
 
 /* An ERROR unless this is a table that can be worked, by the caller. */
 extern void refit_plan_check_table(Oid relid);
 
-/* stmt NULL: a repack, in this order unless it is NULL or empty. */
-extern RefitPlan *refit_plan_make(Oid relid, const AlterTableStmt *stmt,
-								  const char *order_by,
-								  const char *search_path);
+extern RefitPlan *refit_plan_make(const RefitPlanRequest *request);
 
 /* The table's key that can be followed through the actions, or an ERROR. */
 extern Oid refit_plan_choose_key(Relation source, Oid twin,

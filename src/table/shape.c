@@ -131,7 +131,7 @@ refit_shape_fingerprint(Oid relid)
 		"  i.indisvalid, i.indisready)"
 		" FROM pg_catalog.pg_index i WHERE i.indrelid = $1"
 		" UNION ALL SELECT 'c' || concat_ws('|', oid, conname, contype,"
-		"  convalidated, condeferrable, condeferred, conkey, confrelid,"
+		"  condeferrable, condeferred, conkey, confrelid,"
 		"  confkey, conbin::text)"
 		" FROM pg_catalog.pg_constraint WHERE conrelid = $1"
 		" UNION ALL SELECT 'r' || concat_ws('|', relam, relpersistence, relkind,"

@@ -262,9 +262,9 @@ find_by_name(List *relations, const char *name)
 	return InvalidOid;
 }
 
-/* Are two indexes built alike, on columns of the same numbers? */
-static void
-check_same_index(Oid a, Oid b)
+/* Do two indexes store the same, of columns of the same numbers? */
+static bool
+is_alike(Oid a, Oid b)
 {
 	Relation rel_a = index_open(a, NoLock);
 	Relation rel_b = index_open(b, NoLock);
@@ -273,7 +273,6 @@ check_same_index(Oid a, Oid b)
 	int nkeys = info_a->ii_NumIndexKeyAttrs;
 	bool same = info_a->ii_NumIndexAttrs == info_b->ii_NumIndexAttrs &&
 				nkeys == info_b->ii_NumIndexKeyAttrs &&
-				info_a->ii_Unique == info_b->ii_Unique &&
 				rel_a->rd_rel->relam == rel_b->rd_rel->relam &&
 				memcmp(info_a->ii_IndexAttrNumbers, info_b->ii_IndexAttrNumbers,
 					   sizeof(AttrNumber) * info_a->ii_NumIndexAttrs) == 0 &&
@@ -281,12 +280,32 @@ check_same_index(Oid a, Oid b)
 					   sizeof(Oid) * nkeys) == 0 &&
 				memcmp(rel_a->rd_indcollation, rel_b->rd_indcollation,
 					   sizeof(Oid) * nkeys) == 0 &&
+				memcmp(rel_a->rd_indoption, rel_b->rd_indoption,
+					   sizeof(int16) * nkeys) == 0 &&
 				equal(info_a->ii_Expressions, info_b->ii_Expressions) &&
 				equal(info_a->ii_Predicate, info_b->ii_Predicate);
 
 	index_close(rel_a, NoLock);
 	index_close(rel_b, NoLock);
-	if (!same)
+	return same;
+}
+
+/* Is an index unique? */
+static bool
+is_unique(Oid oid)
+{
+	Relation rel = index_open(oid, NoLock);
+	bool result = rel->rd_index->indisunique;
+
+	index_close(rel, NoLock);
+	return result;
+}
+
+/* An ERROR unless two indexes are built alike. */
+static void
+check_same_index(Oid a, Oid b)
+{
+	if (!is_alike(a, b) || is_unique(a) != is_unique(b))
 		elog(ERROR, "index %u of the table and index %u of its twin differ", a,
 			 b);
 }
@@ -327,6 +346,32 @@ refit_swap_pair_indexes(Oid table, Oid twin, List **table_indexes,
 
 		forboth(lc_table, *table_indexes, lc_twin, *twin_indexes)
 			check_same_index(lfirst_oid(lc_table), lfirst_oid(lc_twin));
+	}
+}
+
+/* Pairs the indexes of a table with those of a work table that are alike. */
+void
+refit_swap_pair_alike(Oid table, Oid work, List **table_indexes,
+					  List **work_indexes)
+{
+	List *left = sorted_indexes(work);
+	ListCell *lc;
+
+	*table_indexes = sorted_indexes(table);
+	*work_indexes = NIL;
+	foreach(lc, *table_indexes)
+	{
+		Oid match = InvalidOid;
+		ListCell *lc2;
+
+		foreach(lc2, left)
+			if (!OidIsValid(match) && is_alike(lfirst_oid(lc), lfirst_oid(lc2)))
+				match = lfirst_oid(lc2);
+		if (!OidIsValid(match))
+			elog(ERROR, "index %u has no partner in the old copy",
+				 lfirst_oid(lc));
+		*work_indexes = lappend_oid(*work_indexes, match);
+		left = list_delete_oid(left, match);
 	}
 }
 

@@ -33,6 +33,13 @@ extern void refit_swap_check_layout(Oid table, Oid work, bool same_generated);
 extern void refit_swap_pair_indexes(Oid table, Oid twin, List **table_indexes,
 									List **twin_indexes);
 
+/*
+ * Pairs the indexes of a table with those of a work table that store the same,
+ * whatever their names are and whether they are unique.
+ */
+extern void refit_swap_pair_alike(Oid table, Oid work, List **table_indexes,
+								  List **work_indexes);
+
 /* Carries the planner's statistics of one relation over to another. */
 extern void refit_swap_copy_statistics(Oid from, Oid to);
 

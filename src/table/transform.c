@@ -26,12 +26,14 @@
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/typcache.h"
 
 #include "table/actions.h"
+#include "table/inverse.h"
 #include "table/shape.h"
 #include "table/transform.h"
 #include "util/sqlutil.h"
@@ -66,17 +68,21 @@ null_value(Form_pg_attribute att)
 								  att->attcollation);
 }
 
-/* The USING expression, or the old column, coerced to the new type. */
+/*
+ * The USING expression, or the old column, coerced to the new type.  name: how
+ * the expression may call the table.
+ */
 static Expr *
-retyped_value(Relation source, Form_pg_attribute att, Node *using_expr)
+retyped_value(Relation source, const char *name, Form_pg_attribute att,
+			  Node *using_expr)
 {
 	ParseState *pstate = make_parsestate(NULL);
 	ParseNamespaceItem *item;
 	Node *expr;
 	Node *coerced;
 
-	item = addRangeTableEntryForRelation(pstate, source, AccessShareLock, NULL,
-										 false, true);
+	item = addRangeTableEntryForRelation(pstate, source, AccessShareLock,
+										 makeAlias(name, NIL), false, true);
 	addNSItemToQuery(pstate, item, false, true, true);
 	if (using_expr != NULL)
 		expr = transformExpr(pstate, copyObject(using_expr),
@@ -148,7 +154,9 @@ refit_transform_exprs(Relation source, Relation twin,
 	{
 		Form_pg_attribute att = TupleDescAttr(new_desc, i);
 		Form_pg_attribute old =
-			i < old_desc->natts ? TupleDescAttr(old_desc, i) : NULL;
+			i < old_desc->natts && !TupleDescAttr(old_desc, i)->attisdropped
+				? TupleDescAttr(old_desc, i)
+				: NULL;
 		Node *using_expr;
 		Expr *expr;
 
@@ -158,7 +166,8 @@ refit_transform_exprs(Relation source, Relation twin,
 			expr = new_value(twin, att);
 		else if (refit_actions_alters_type(stmt, NameStr(old->attname),
 										   &using_expr))
-			expr = retyped_value(source, att, using_expr);
+			expr = retyped_value(source, RelationGetRelationName(twin), att,
+								 using_expr);
 		else
 			expr = old_value(source, att->attnum);
 		if (!att->attisdropped && exprType((Node *) expr) != att->atttypid)
@@ -283,13 +292,22 @@ generated_from(Relation twin, AttrNumber attnum)
 	return used;
 }
 
+/* Has the source no such column? */
+static bool
+is_new_column(RefitTransform *t, int i)
+{
+	TupleDesc desc = RelationGetDescr(t->source);
+
+	return i >= desc->natts || TupleDescAttr(desc, i)->attisdropped;
+}
+
 /*
  * Chooses the columns to compare: all but those that a volatile function has a
  * part in.  Their expressions must not run again: they may have effects, as
- * nextval() has.
+ * nextval() has.  After the cutover new columns have values of their own.
  */
 static void
-prepare_comparison(RefitTransform *t)
+prepare_comparison(RefitTransform *t, bool reversed)
 {
 	TupleDesc desc = RelationGetDescr(t->twin);
 	Bitmapset *left_out = NULL;
@@ -297,7 +315,8 @@ prepare_comparison(RefitTransform *t)
 	t->compared = palloc(sizeof(AttrNumber) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
 	{
-		if (!contain_volatile_functions((Node *) t->exprs[i]))
+		if (!contain_volatile_functions((Node *) t->exprs[i]) &&
+			!(reversed && is_new_column(t, i)))
 			continue;
 		t->exprs[i] = null_value(TupleDescAttr(desc, i));
 		left_out = bms_add_member(left_out,
@@ -315,6 +334,46 @@ prepare_comparison(RefitTransform *t)
 			continue;
 		t->compared[t->ncompared++] = i + 1;
 	}
+}
+
+/*
+ * Prepares to try whether what is cast back is lossless: the actions must make
+ * the same of it again.
+ */
+static void
+prepare_round_trip(RefitTransform *t, const RefitMigration *m)
+{
+	Expr **forth = refit_transform_exprs(t->twin, t->source,
+										 refit_actions_of(m), m->search_path);
+	TupleDesc desc = RelationGetDescr(t->twin);
+
+	t->forth = palloc0(sizeof(ExprState *) * Max(desc->natts, 1));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attisdropped || att->attgenerated != '\0' ||
+			bms_is_member(i + 1, t->kept) ||
+			refit_transform_is_copied(t->exprs, i + 1))
+			continue;
+		t->forth[i] = ExecInitExpr(forth[i], NULL);
+	}
+}
+
+/* Prepares the expressions. */
+static void
+prepare_exprs(RefitTransform *t, const RefitMigration *m, bool to_compare)
+{
+	if (m->rewrite.reversed && !to_compare)
+	{
+		t->exprs = refit_inverse_exprs(t->source, t->twin, &t->kept);
+		prepare_round_trip(t, m);
+		return;
+	}
+	t->exprs = refit_transform_exprs(t->source, t->twin, refit_actions_of(m),
+									 m->search_path);
+	if (to_compare)
+		prepare_comparison(t, m->rewrite.reversed);
 }
 
 /* Is the expression a column, perhaps under another name of its type? */
@@ -374,8 +433,6 @@ refit_transform_open(const RefitMigration *m, Relation source, Relation twin,
 
 	t->source = source;
 	t->twin = twin;
-	t->exprs = refit_transform_exprs(source, twin, refit_actions_of(m),
-									 m->search_path);
 	t->estate = CreateExecutorState();
 	t->result_rel = makeNode(ResultRelInfo);
 	InitResultRelInfo(t->result_rel, twin, 1, NULL, 0);
@@ -384,8 +441,7 @@ refit_transform_open(const RefitMigration *m, Relation source, Relation twin,
 	t->key_row =
 		MakeSingleTupleTableSlot(RelationGetDescr(source), &TTSOpsVirtual);
 	t->has_generated = constr != NULL && constr->has_generated_stored;
-	if (to_compare)
-		prepare_comparison(t);
+	prepare_exprs(t, m, to_compare);
 	prepare_projection(t);
 	if (!to_compare)
 	{
@@ -443,6 +499,60 @@ enforce_constraints(RefitTransform *t, TupleTableSlot *row)
 	}
 }
 
+/* Takes over from the old row what the new definition does not have. */
+static void
+keep_old_values(RefitTransform *t, TupleTableSlot *result)
+{
+	int attnum = -1;
+
+	if (t->old_row == NULL)
+		return;
+	while ((attnum = bms_next_member(t->kept, attnum)) >= 0)
+		result->tts_values[attnum - 1] =
+			slot_getattr(t->old_row, attnum, &result->tts_isnull[attnum - 1]);
+}
+
+/* Are two values of a type the same, whatever scale a number is written in? */
+static bool
+is_same_value(Form_pg_attribute att, Datum a, Datum b)
+{
+	return datum_image_eq(a, b, att->attbyval, att->attlen) ||
+		   (att->atttypid == NUMERICOID &&
+			DatumGetBool(DirectFunctionCall2(numeric_eq, a, b)));
+}
+
+/* Holds what was cast back against what it was cast from. */
+static void
+try_round_trip(RefitTransform *t, TupleTableSlot *row, TupleTableSlot *result)
+{
+	ExprContext *econtext = GetPerTupleExprContext(t->estate);
+
+	econtext->ecxt_scantuple = result;
+	for (int i = 0; i < result->tts_tupleDescriptor->natts; i++)
+	{
+		Form_pg_attribute att;
+		bool was_null;
+		bool is_null;
+		Datum was;
+		Datum is;
+
+		if (t->forth[i] == NULL)
+			continue;
+		att = TupleDescAttr(row->tts_tupleDescriptor, i);
+		was = slot_getattr(row, i + 1, &was_null);
+		is = ExecEvalExprSwitchContext(t->forth[i], econtext, &is_null);
+		if (was_null != is_null || (!was_null && !is_same_value(att, was, is)))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_EXCEPTION),
+					 errmsg("the value of column \"%s\" cannot be cast back to "
+							"type %s without loss",
+							NameStr(att->attname),
+							format_type_be(
+								TupleDescAttr(result->tts_tupleDescriptor, i)
+									->atttypid))));
+	}
+}
+
 /* The twin's row. */
 TupleTableSlot *
 refit_transform_row(RefitTransform *t, TupleTableSlot *row)
@@ -453,11 +563,15 @@ refit_transform_row(RefitTransform *t, TupleTableSlot *row)
 	ResetPerTupleExprContext(t->estate);
 	GetPerTupleExprContext(t->estate)->ecxt_scantuple = row;
 	result = ExecProject(t->projection);
+	if (t->kept != NULL)
+		keep_old_values(t, result);
 	if (t->has_generated)
 		ExecComputeStoredGenerated(t->result_rel, t->estate, result,
 								   CMD_INSERT);
 	if (t->checks != NIL || t->not_null != NULL)
 		enforce_constraints(t, result);
+	if (t->forth != NULL)
+		try_round_trip(t, row, result);
 	t->input = NULL;
 	return result;
 }
@@ -496,6 +610,45 @@ refit_transform_key(RefitTransform *t, const Datum *source_key, Datum *key)
 										->attname))));
 	}
 	t->input = NULL;
+}
+
+/* The largest number of an integer type. */
+static int64
+largest_of(Oid type)
+{
+	return type == INT2OID	 ? PG_INT16_MAX
+		   : type == INT4OID ? PG_INT32_MAX
+							 : PG_INT64_MAX;
+}
+
+/* An integer datum as a number. */
+static int64
+integer_of(Oid type, Datum value)
+{
+	return type == INT2OID	 ? DatumGetInt16(value)
+		   : type == INT4OID ? DatumGetInt32(value)
+							 : DatumGetInt64(value);
+}
+
+/* Can the twin have a key for a source key? */
+bool
+refit_transform_key_fits(RefitTransform *t, const Datum *source_key)
+{
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		Expr *expr = t->exprs[t->key_attnums[i] - 1];
+		int64 value;
+		int64 largest;
+
+		if (!is_integer_cast(expr))
+			continue;
+		value = integer_of(exprType(linitial(((FuncExpr *) expr)->args)),
+						   source_key[i]);
+		largest = largest_of(((FuncExpr *) expr)->funcresulttype);
+		if (value > largest || value < -largest - 1)
+			return false;
+	}
+	return true;
 }
 
 /* The key of a row. */

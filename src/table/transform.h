@@ -45,12 +45,20 @@ typedef struct RefitTransform
 	int ncompared;		  /* columns whose value follows from the source */
 	AttrNumber *compared; /* with to_compare only */
 	bool key_is_traceable;
+
+	/* on the way back, from the new definition to the old one */
+	Bitmapset *kept;		 /* columns that only the old row has */
+	TupleTableSlot *old_row; /* of the twin, set by the caller; or NULL */
+	ExprState **forth;		 /* per attribute, to try a value; or NULL */
 } RefitTransform;
 
 /*
+ * Where the migration's rewrite is reversed, the source is of the new
+ * definition and the twin of the old one, unless it is to compare.
+ *
  * to_compare: rows are made to be compared with those of the twin.  What a
  * volatile expression gives is left NULL and not compared, and no constraint
- * is enforced.
+ * is enforced.  The source is always of the old definition then.
  */
 extern RefitTransform *refit_transform_open(const RefitMigration *m,
 											Relation source, Relation twin,
@@ -63,6 +71,9 @@ extern TupleTableSlot *refit_transform_row(RefitTransform *t,
 /* The twin's key for a source key; valid until the next row or key. */
 extern void refit_transform_key(RefitTransform *t, const Datum *source_key,
 								Datum *key);
+/* Can the twin have a key for it?  An integer may be too large. */
+extern bool refit_transform_key_fits(RefitTransform *t,
+									 const Datum *source_key);
 /* The key of a row of the source, or of the twin. */
 extern void refit_transform_get_key(RefitTransform *t, TupleTableSlot *row,
 									Datum *key);

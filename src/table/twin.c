@@ -336,6 +336,58 @@ define_index(Oid target, IndexStmt *stmt)
 	return address.objectId;
 }
 
+/* Copies one property of a column. */
+void
+refit_twin_copy_property(Oid from, Oid to, AttrNumber attnum, int property)
+{
+	Relation pg_attribute = table_open(AttributeRelationId, RowExclusiveLock);
+	HeapTuple was =
+		SearchSysCache2(ATTNUM, ObjectIdGetDatum(from), Int16GetDatum(attnum));
+	HeapTuple now =
+		SearchSysCache2(ATTNUM, ObjectIdGetDatum(to), Int16GetDatum(attnum));
+	Datum values[Natts_pg_attribute] = {0};
+	bool nulls[Natts_pg_attribute] = {false};
+	bool replace[Natts_pg_attribute] = {false};
+	HeapTuple changed;
+
+	if (!HeapTupleIsValid(was) || !HeapTupleIsValid(now))
+		elog(ERROR, "cache lookup failed for attribute %d", attnum);
+	values[property - 1] =
+		SysCacheGetAttr(ATTNUM, was, property, &nulls[property - 1]);
+	replace[property - 1] = true;
+	changed = heap_modify_tuple(now, RelationGetDescr(pg_attribute), values,
+								nulls, replace);
+	CatalogTupleUpdate(pg_attribute, &changed->t_self, changed);
+	ReleaseSysCache(was);
+	ReleaseSysCache(now);
+	table_close(pg_attribute, RowExclusiveLock);
+}
+
+/* Gives a twin the table's statistics targets, for its own ANALYZE. */
+static void
+copy_statistics_targets(Relation source, Oid twin)
+{
+	for (int i = 0; i < RelationGetDescr(source)->natts; i++)
+		if (!TupleDescAttr(RelationGetDescr(source), i)->attisdropped)
+			refit_twin_copy_property(RelationGetRelid(source), twin, i + 1,
+									 Anum_pg_attribute_attstattarget);
+	CommandCounterIncrement();
+}
+
+/* Makes an index of a definition. */
+Oid
+refit_twin_create_index(Oid target, const char *definition)
+{
+	IndexStmt *stmt = castNode(
+		IndexStmt,
+		linitial_node(RawStmt, raw_parser(definition, RAW_PARSE_DEFAULT))
+			->stmt);
+
+	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(target)),
+								  get_rel_name(target), -1);
+	return define_index(target, transformIndexStmt(target, stmt, definition));
+}
+
 /* Twin: same columns, defaults, constraints, indexes and names. */
 Oid
 refit_twin_create(Relation source, Oid schema)
@@ -346,6 +398,7 @@ refit_twin_create(Relation source, Oid schema)
 	twin = refit_twin_create_table(
 		source, schema, RelationGetRelationName(source),
 		layout_of(RelationGetDescr(source), true), source->rd_rel->relowner);
+	copy_statistics_targets(source, twin);
 	copy_defaults(source, twin);
 	copy_constraints(source, twin);
 	copy_identity(source, twin);
@@ -356,10 +409,10 @@ refit_twin_create(Relation source, Oid schema)
 
 /*
  * Gives the blank the table's fast defaults: after the cutover old rows that
- * end before such a column are read through it.
+ * end before such a column are read through it; and back again on a revert.
  */
-static void
-copy_missing_values(Relation source, Oid blank)
+void
+refit_twin_copy_missing_values(Relation source, Oid blank)
 {
 	TupleDesc desc = RelationGetDescr(source);
 	Relation pg_attribute = table_open(AttributeRelationId, RowExclusiveLock);
@@ -401,21 +454,28 @@ copy_missing_values(Relation source, Oid blank)
 
 /* Blank: same storage layout, one compatible index for each of source's. */
 Oid
-refit_twin_create_blank(Relation source, Oid schema)
+refit_twin_create_blank(Relation source, Oid schema, bool whole)
 {
 	ListCell *lc;
 	Oid blank;
 
 	blank = refit_twin_create_table(source, schema, BLANK_NAME,
-									layout_of(RelationGetDescr(source), false),
+									layout_of(RelationGetDescr(source), whole),
 									source->rd_rel->relowner);
-	copy_missing_values(source, blank);
+	refit_twin_copy_missing_values(source, blank);
+	if (whole)
+	{
+		copy_statistics_targets(source, blank);
+		copy_defaults(source, blank);
+		copy_constraints(source, blank);
+	}
 	foreach(lc, RelationGetIndexList(source))
 	{
 		IndexStmt *stmt = clone_index_stmt(source, lfirst_oid(lc), blank);
 
 		stmt->idxname = psprintf(BLANK_INDEX_FORMAT, lfirst_oid(lc));
-		stmt->unique = stmt->primary = stmt->isconstraint = false;
+		stmt->unique = stmt->unique && whole;
+		stmt->primary = stmt->isconstraint = false;
 		stmt->deferrable = stmt->initdeferred = false;
 		stmt->excludeOpNames = NIL;
 		define_index(blank, stmt);

@@ -37,8 +37,19 @@ extern Oid refit_twin_create_table(Relation source, Oid schema,
 
 /* Twin: same columns, defaults, constraints, indexes and names as source. */
 extern Oid refit_twin_create(Relation source, Oid schema);
-/* Blank: same storage layout, one compatible index for each of source's. */
-extern Oid refit_twin_create_blank(Relation source, Oid schema);
+/*
+ * Blank: same storage layout, one compatible index for each of source's.  whole:
+ * a table of source's definition, with its defaults, constraints and unique
+ * indexes, since it will be kept in step after the cutover.
+ */
+extern Oid refit_twin_create_blank(Relation source, Oid schema, bool whole);
+/* Gives a table the values that another has for columns its old rows lack. */
+extern void refit_twin_copy_missing_values(Relation from, Oid to);
+/* Copies one property of a column: a column of pg_attribute. */
+extern void refit_twin_copy_property(Oid from, Oid to, AttrNumber attnum,
+									 int property);
+/* Makes an index of a definition, CREATE INDEX on whatever table, on a table. */
+extern Oid refit_twin_create_index(Oid target, const char *definition);
 /* The blank's index that goes with an index of the table. */
 extern Oid refit_twin_blank_index(Oid blank, Oid index);
 

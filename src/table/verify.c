@@ -57,7 +57,7 @@ typedef struct Verification
 /* Makes the table of suspects. */
 Oid
 refit_verify_create_suspects(Relation source, Relation twin, Oid schema,
-							 Oid key_index)
+							 const char *name, Oid key_index)
 {
 	Relation sides[2] = {source, twin};
 	AttrNumber *attnums;
@@ -73,7 +73,7 @@ refit_verify_create_suspects(Relation source, Relation twin, Oid schema,
 						   att->atttypmod, att->attndims);
 		TupleDescInitEntryCollation(desc, i + 1, att->attcollation);
 	}
-	return refit_twin_create_table(source, schema, "$suspects", desc,
+	return refit_twin_create_table(source, schema, name, desc,
 								   BOOTSTRAP_SUPERUSERID);
 }
 
@@ -129,24 +129,24 @@ report_failure(const RefitMigration *m)
 
 /* What a finding says. */
 static char *
-describe(RefitFinding finding, const char *key_text, const char *column)
+describe(const RefitMigration *m, RefitFinding finding, const char *key_text,
+		 const char *column)
 {
-	switch (finding)
-	{
-		case REFIT_DIFFERS:
-			return psprintf("The row with key %s differs in column \"%s\".",
-							key_text, column);
-		case REFIT_MISSING:
-			return psprintf("The row with key %s is missing in the twin.",
-							key_text);
-		case REFIT_EXTRA:
-			return psprintf("The row with key %s is in the twin only.",
-							key_text);
-		case REFIT_TWO_VERSIONS:
-			return psprintf("The twin has more than one row with key %s.",
-							key_text);
-	}
-	return NULL;
+	const char *copy = m->rewrite.reversed ? "old copy" : "twin";
+	bool only_there =
+		finding == (m->rewrite.reversed ? REFIT_MISSING : REFIT_EXTRA);
+
+	if (finding == REFIT_DIFFERS)
+		return psprintf("The row with key %s differs in column \"%s\".",
+						key_text, column);
+	if (finding == REFIT_TWO_VERSIONS)
+		return psprintf("The %s has more than one row with key %s.", copy,
+						key_text);
+	if (only_there)
+		return psprintf("The row with key %s is in the %s only.", key_text,
+						copy);
+	return psprintf("The row with key %s is missing in the %s.", key_text,
+					copy);
 }
 
 /* Adds a row to the suspects. */
@@ -170,20 +170,22 @@ add_suspect(Verification *v, const Datum *source_key, const Datum *twin_key)
 	heap_freetuple(tuple);
 }
 
-/* Marks a key dirty, so that catch-up makes the row anew. */
+/* Marks the table's key dirty, so that catch-up makes the row anew. */
 static void
 mend(Verification *v, RefitFinding finding, const Datum *source_key,
-	 ItemPointer tid)
+	 const Datum *twin_key, ItemPointer tid)
 {
+	bool reversed = v->m->rewrite.reversed;
+	const Datum *key = reversed ? twin_key : source_key;
 	Relation log;
 
-	if (finding == REFIT_EXTRA)
+	if (finding == REFIT_EXTRA && !reversed)
 		simple_table_tuple_delete(v->comparison->twin, tid,
 								  v->comparison->snapshot);
-	if (source_key == NULL)
+	if (key == NULL)
 		return;
 	log = table_open(v->m->rewrite.logs[0], RowExclusiveLock);
-	refit_capture_mark_key(log, source_key);
+	refit_capture_mark_key(log, key);
 	table_close(log, NoLock);
 }
 
@@ -197,7 +199,7 @@ note_finding(void *arg, RefitFinding finding, const char *key_text,
 										"two versions"};
 	Verification *v = arg;
 	RefitRewrite *r = &v->m->rewrite;
-	char *text = describe(finding, key_text, column);
+	char *text = describe(v->m, finding, key_text, column);
 	StringInfoData detail;
 
 	if (has_failed(v->m))
@@ -228,7 +230,7 @@ note_finding(void *arg, RefitFinding finding, const char *key_text,
 		return;
 	}
 	add_suspect(v, source_key, twin_key);
-	mend(v, finding, source_key, tid);
+	mend(v, finding, source_key, twin_key, tid);
 }
 
 /* Is anybody suspected? */
@@ -324,7 +326,9 @@ compare_suspects(Verification *v)
 static void
 follow_storage(Verification *v)
 {
-	Oid filenode = v->comparison->source->rd_rel->relfilenode;
+	Relation table =
+		v->m->rewrite.reversed ? v->comparison->twin : v->comparison->source;
+	Oid filenode = table->rd_rel->relfilenode;
 
 	if (v->m->rewrite.verify_filenode != filenode)
 		refit_verify_reset(v->m);

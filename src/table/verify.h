@@ -50,6 +50,7 @@ extern void refit_verify_reset(RefitMigration *m);
 
 /* Makes the table of suspects in the work schema. */
 extern Oid refit_verify_create_suspects(Relation source, Relation twin,
-										Oid schema, Oid key_index);
+										Oid schema, const char *name,
+										Oid key_index);
 
 #endif /* REFIT_VERIFY_H */

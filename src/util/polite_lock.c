@@ -10,7 +10,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
@@ -18,10 +17,9 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/json.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 
 #include "guc.h"
+#include "util/attempt.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
@@ -235,6 +233,13 @@ wait_for_slow_holders(RefitMigration *m, List *locks)
 	return false;
 }
 
+/* lock_all() for refit_attempt. */
+static void
+lock_all_of(void *arg)
+{
+	lock_all(arg);
+}
+
 /*
  * Takes all locks in a subtransaction, so that a time-out gives them back and
  * leaves the transaction alive.  One per try, never in a loop.
@@ -242,34 +247,12 @@ wait_for_slow_holders(RefitMigration *m, List *locks)
 static bool
 lock_in_subtransaction(List *locks)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	bool result = true;
+	ErrorData *edata = refit_attempt(lock_all_of, locks, true);
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		MemoryContextSwitchTo(context);
-		lock_all(locks);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData *edata;
-
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		if (edata->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
-			edata->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
-			ReThrowError(edata);
-		result = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return result;
+	if (edata != NULL && edata->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
+		edata->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
+		ReThrowError(edata);
+	return edata == NULL;
 }
 
 /* Moves the lock on a relation to the front. */

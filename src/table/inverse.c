@@ -1,0 +1,778 @@
+/*-------------------------------------------------------------------------
+ *
+ * inverse.c
+ *	  The way back: what undoes the actions of a migration.  See inverse.h.
+ *
+ * The text is a JSON object:
+ *	  undrop		numbers of the columns to copy back from the blank
+ *	  actions		what follows ALTER TABLE, in an order that does not matter,
+ *					since PostgreSQL sorts actions by kind
+ *	  indexes		CREATE INDEX statements of indexes that went with a column
+ *	  foreign_keys	names that there were before; others are dropped
+ *	  sequences		owned sequences and their types
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/heap.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "commands/comment.h"
+#include "executor/spi.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "table/actions.h"
+#include "table/inverse.h"
+#include "table/shape.h"
+#include "table/transform.h"
+#include "table/twin.h"
+#include "util/sqlutil.h"
+
+#ifdef REFIT_HAS_NOT_NULL_CONSTRAINTS
+#define NOT_NULL_IS_CONSTRAINT "true"
+#define CONSTRAINT_TYPES "'c', 'p', 'u', 'x', 'n'"
+#else
+#define NOT_NULL_IS_CONSTRAINT "false"
+#define CONSTRAINT_TYPES "'c', 'p', 'u', 'x'"
+#endif
+
+/* The constraints of a relation, its foreign keys left out. */
+#define CONSTRAINTS(relid)                                       \
+	"(SELECT conname, contype, pg_get_constraintdef(oid) AS def" \
+	" FROM pg_catalog.pg_constraint WHERE conrelid = " relid     \
+	" AND contype IN (" CONSTRAINT_TYPES "))"
+
+/* Options of a relation without what pg_refit sets itself. */
+#define OPTIONS(relid)                                             \
+	"(SELECT x FROM pg_catalog.pg_class c, unnest(c.reloptions) x" \
+	" WHERE c.oid = " relid " UNION ALL SELECT 'toast.' || x"      \
+	" FROM pg_catalog.pg_class c JOIN pg_catalog.pg_class t"       \
+	" ON t.oid = c.reltoastrelid, unnest(t.reloptions) x"          \
+	" WHERE c.oid = " relid ")"
+
+/* Options of column c.k of a relation. */
+#define COLUMN_OPTIONS(relid)                           \
+	"pg_catalog.pg_attribute a, unnest(a.attoptions) x" \
+	" WHERE a.attrelid = " relid " AND a.attnum = c.k"  \
+	" AND split_part(x, '=', 1) IN ('n_distinct', 'n_distinct_inherited')"
+
+/* Columns that both have: of the old table $1, of the new one $2. */
+#define COLUMNS                                                                  \
+	"(SELECT o.attnum AS k, quote_ident(o.attname) AS name, o.attstorage AS os," \
+	" n.attstorage AS ns, o.attcompression AS oc, n.attcompression AS nc,"       \
+	" coalesce(o.attstattarget, -1) AS ot,"                                      \
+	" coalesce(n.attstattarget, -1) AS nt,"                                      \
+	" o.attnotnull AS onn, n.attnotnull AS nnn, o.attidentity AS oi,"            \
+	" n.attidentity AS ni, o.attgenerated AS og, n.attgenerated AS ng,"          \
+	" n.attisdropped AS undrop,"                                                 \
+	" NOT n.attisdropped AND (o.atttypid, o.atttypmod, o.attcollation)"          \
+	"  <> (n.atttypid, n.atttypmod, n.attcollation) AS retyped,"                 \
+	" format_type(o.atttypid, o.atttypmod) AS type,"                             \
+	" CASE WHEN o.attcollation <> 0 THEN (SELECT format(' COLLATE %I.%I',"       \
+	"   s.nspname, l.collname) FROM pg_catalog.pg_collation l"                   \
+	"  JOIN pg_catalog.pg_namespace s ON s.oid = l.collnamespace"                \
+	"  WHERE l.oid = o.attcollation) ELSE '' END AS coll,"                       \
+	" pg_get_expr(od.adbin, o.attrelid) AS odef,"                                \
+	" pg_get_expr(nd.adbin, n.attrelid) AS ndef"                                 \
+	" FROM pg_catalog.pg_attribute o JOIN pg_catalog.pg_attribute n"             \
+	"  ON n.attrelid = $2 AND n.attnum = o.attnum"                               \
+	" LEFT JOIN pg_catalog.pg_attrdef od"                                        \
+	"  ON od.adrelid = $1 AND od.adnum = o.attnum"                               \
+	" LEFT JOIN pg_catalog.pg_attrdef nd"                                        \
+	"  ON nd.adrelid = $2 AND nd.adnum = n.attnum"                               \
+	" WHERE o.attrelid = $1 AND o.attnum > 0 AND NOT o.attisdropped)"
+
+/*
+ * One action per row.  $3: names of constraints that the actions drop.  A
+ * retyped column loses its default first, which need not have a cast.
+ */
+#define ACTIONS                                                                                                                              \
+	"SELECT format('DROP CONSTRAINT %I', conname) AS action"                                                                                 \
+	" FROM (SELECT * FROM " CONSTRAINTS("$2") " a EXCEPT SELECT * FROM " CONSTRAINTS(                                                        \
+		"$1") " b) x"                                                                                                                        \
+			  " UNION ALL SELECT format('DROP COLUMN %I', attname)"                                                                          \
+			  " FROM pg_catalog.pg_attribute WHERE attrelid = $2 AND NOT attisdropped"                                                       \
+			  " AND attnum > (SELECT max(attnum) FROM pg_catalog.pg_attribute"                                                               \
+			  "  WHERE attrelid = $1)"                                                                                                       \
+			  " UNION ALL SELECT format('ALTER COLUMN %s DROP DEFAULT', name)"                                                               \
+			  " FROM c WHERE NOT undrop AND ndef IS NOT NULL AND ng = ''"                                                                    \
+			  " AND (retyped OR odef IS NULL)"                                                                                               \
+			  " UNION ALL SELECT format('ALTER COLUMN %s TYPE %s%s%s', name, type,"                                                          \
+			  "  coll, CASE WHEN og = '' THEN format(' USING NULL::%s', type)"                                                               \
+			  "  ELSE '' END) FROM c WHERE retyped"                                                                                          \
+			  " UNION ALL SELECT format('ALTER COLUMN %s SET DEFAULT %s', name, odef)"                                                       \
+			  " FROM c WHERE NOT undrop AND odef IS NOT NULL AND og = '' AND ng = ''"                                                        \
+			  " AND (retyped OR odef IS DISTINCT FROM ndef)"                                                                                 \
+			  " UNION ALL SELECT format('ALTER COLUMN %s SET EXPRESSION AS (%s)', name,"                                                     \
+			  "  odef) FROM c WHERE NOT undrop AND og <> '' AND og = ng"                                                                     \
+			  " AND odef IS DISTINCT FROM ndef AND NOT retyped"                                                                              \
+			  " UNION ALL SELECT format('ALTER COLUMN %s %s NOT NULL', name,"                                                                \
+			  "  CASE WHEN onn THEN 'SET' ELSE 'DROP' END) FROM c"                                                                           \
+			  " WHERE NOT " NOT_NULL_IS_CONSTRAINT                                                                                           \
+			  " AND onn <> (nnn AND NOT undrop)"                                                                                             \
+			  " UNION ALL SELECT format('ALTER COLUMN %s DROP IDENTITY', name) FROM c"                                                       \
+			  " WHERE NOT undrop AND oi = '' AND ni <> ''"                                                                                   \
+			  " UNION ALL SELECT format('ALTER COLUMN %s SET GENERATED %s', name,"                                                           \
+			  "  CASE oi WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END) FROM c"                                                               \
+			  " WHERE NOT undrop AND oi <> '' AND ni <> '' AND oi <> ni"                                                                     \
+			  " UNION ALL SELECT format('ALTER COLUMN %s SET STORAGE %s', name,"                                                             \
+			  "  CASE os WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL'"                                                                     \
+			  "  WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END) FROM c"                                                                           \
+			  " WHERE NOT undrop AND (retyped OR os <> ns)"                                                                                  \
+			  " UNION ALL SELECT format('ALTER COLUMN %s SET COMPRESSION %s', name,"                                                         \
+			  "  CASE oc WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE 'default' END)"                                                       \
+			  " FROM c WHERE NOT undrop AND oc <> nc"                                                                                        \
+			  " UNION ALL SELECT format('ALTER COLUMN %s SET STATISTICS %s', name, ot)"                                                      \
+			  " FROM c WHERE NOT undrop AND ot <> nt"                                                                                        \
+			  " UNION ALL SELECT format('ALTER COLUMN %s SET (%s)', name, x)"                                                                \
+			  " FROM c, " COLUMN_OPTIONS(                                                                                                    \
+				  "$1") " AND (undrop OR x NOT IN"                                                                                           \
+						"  (SELECT x FROM " COLUMN_OPTIONS(                                                                                  \
+							"$2") "))"                                                                                                       \
+								  " UNION ALL SELECT format('ALTER COLUMN %s RESET (%s)', name,"                                             \
+								  "  split_part(x, '=', 1)) FROM c, " COLUMN_OPTIONS(                                                        \
+									  "$2") " AND NOT undrop AND split_part(x, '=', 1) NOT IN"                                               \
+											"  (SELECT split_part(x, '=', 1) FROM " COLUMN_OPTIONS(                                          \
+												"$1") ")"                                                                                    \
+													  " UNION ALL SELECT format('ADD CONSTRAINT %I %s', conname, def)"                       \
+													  " FROM (SELECT * FROM " CONSTRAINTS("$1") " a EXCEPT SELECT * FROM " CONSTRAINTS(      \
+														  "$2") " b) x"                                                                      \
+																" UNION ALL SELECT format('ADD CONSTRAINT %I %s', f.conname,"                \
+																"  pg_get_constraintdef(f.oid))"                                             \
+																" FROM pg_catalog.pg_constraint f WHERE f.conrelid = $1"                     \
+																" AND f.contype = 'f' AND (f.conname = ANY ($3) OR EXISTS"                   \
+																"  (SELECT FROM c WHERE undrop AND c.k = ANY (f.conkey)))"                   \
+																" UNION ALL SELECT format('RESET (%s)', split_part(x, '=', 1))"              \
+																" FROM " OPTIONS(                                                            \
+																	"$2") " n WHERE split_part(x, '=', 1) NOT IN"                            \
+																		  "  (SELECT split_part(x, '=', 1) FROM " OPTIONS(                   \
+																			  "$1") " o)"                                                    \
+																					" UNION ALL SELECT format('SET (%s)', x) FROM " OPTIONS( \
+																						"$1") " o"                                           \
+																							  " WHERE x NOT IN (SELECT x FROM " OPTIONS(     \
+																								  "$2") " n)"
+
+/* What undoes the actions: what the columns are joined by nothing else. */
+#define INVERSE                                                               \
+	"WITH c AS " COLUMNS " SELECT jsonb_build_object("                        \
+	" 'undrop', (SELECT coalesce(jsonb_agg(k ORDER BY k), '[]') FROM c"       \
+	"  WHERE undrop),"                                                        \
+	" 'actions', (SELECT coalesce(string_agg(action, ', '), '')"              \
+	"  FROM (" ACTIONS ") a),"                                                \
+	" 'indexes', (SELECT coalesce(jsonb_agg(pg_get_indexdef(i.indexrelid)"    \
+	"   ORDER BY i.indexrelid), '[]')"                                        \
+	"  FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic"                \
+	"   ON ic.oid = i.indexrelid WHERE i.indrelid = $1"                       \
+	"  AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k"                \
+	"   WHERE k.conindid = i.indexrelid AND k.conrelid = $1)"                 \
+	"  AND NOT EXISTS (SELECT FROM pg_catalog.pg_index ti"                    \
+	"   JOIN pg_catalog.pg_class tc ON tc.oid = ti.indexrelid"                \
+	"   WHERE ti.indrelid = $2 AND tc.relname = ic.relname)),"                \
+	" 'foreign_keys', (SELECT coalesce(jsonb_agg(conname), '[]')"             \
+	"  FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND contype = 'f')," \
+	" 'sequences', (SELECT coalesce(jsonb_object_agg(q.seqrelid,"             \
+	"   format_type(q.seqtypid, NULL)), '{}') FROM pg_catalog.pg_depend d"    \
+	"  JOIN pg_catalog.pg_sequence q ON q.seqrelid = d.objid"                 \
+	"  WHERE d.classid = 'pg_class'::regclass AND d.refobjid = $1"            \
+	"  AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a')"          \
+	")::text"
+
+/* Everything of a definition that must come back, a line each. */
+#define DESCRIPTION(relid)                                                                  \
+	"(SELECT format('column %I', a.attname) AS what, concat_ws('|', a.attnum,"              \
+	"  a.atttypid, a.atttypmod, a.attcollation, a.attnotnull, a.attidentity,"               \
+	"  a.attgenerated, a.attstorage, a.attcompression,"                                     \
+	"  coalesce(a.attstattarget, -1), pg_get_expr(d.adbin, a.attrelid)) AS def"             \
+	" FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d"                     \
+	"  ON d.adrelid = a.attrelid AND d.adnum = a.attnum"                                    \
+	" WHERE a.attrelid = " relid " AND a.attnum > 0 AND NOT a.attisdropped"                 \
+	" UNION ALL SELECT format('constraint %I', conname),"                                   \
+	"  concat_ws('|', contype, def) FROM " CONSTRAINTS(                                     \
+		relid) " k"                                                                         \
+			   " UNION ALL SELECT format('index %I', ic.relname), concat_ws('|', i.indkey," \
+			   "  i.indclass, i.indcollation, i.indoption, i.indisunique,"                  \
+			   "  i.indisprimary, i.indimmediate, i.indisexclusion, i.indnkeyatts,"         \
+			   "  pg_get_expr(i.indexprs, i.indrelid), pg_get_expr(i.indpred, i.indrelid)," \
+			   "  ic.relam, ic.reloptions)"                                                 \
+			   " FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic"                    \
+			   "  ON ic.oid = i.indexrelid WHERE i.indrelid = " relid                       \
+			   " UNION ALL SELECT 'option ' || x, '' FROM " OPTIONS(                        \
+				   relid) " p"                                                              \
+						  " UNION ALL SELECT 'persistence', relpersistence::text"           \
+						  " FROM pg_catalog.pg_class WHERE oid = " relid ")"
+
+/* Names of the constraints that the actions drop, as name[]. */
+static Datum
+dropped_constraints(const AlterTableStmt *stmt)
+{
+	Datum *names = palloc(sizeof(Datum) * Max(1, list_length(stmt->cmds)));
+	int n = 0;
+	ListCell *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_DropConstraint)
+			names[n++] =
+				DirectFunctionCall1(namein, CStringGetDatum(cmd->name));
+	}
+	return PointerGetDatum(
+		construct_array(names, n, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR));
+}
+
+/* Is there an action that takes more away than it names? */
+static char *
+find_irreversible_action(const AlterTableStmt *stmt)
+{
+	ListCell *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->behavior == DROP_CASCADE)
+			return pstrdup("CASCADE drops other objects for good");
+		if (cmd->subtype == AT_SetIdentity || cmd->subtype == AT_DropIdentity)
+			return psprintf("the sequence behind column \"%s\" is changed",
+							cmd->name);
+		if (cmd->subtype == AT_AlterConstraint)
+			return psprintf("constraint \"%s\" is altered", cmd->name);
+	}
+	return NULL;
+}
+
+/* Is there something that goes with a dropped column and cannot come back? */
+static char *
+find_lost_object(Relation source, Relation twin)
+{
+	Oid types[2] = {OIDOID, OIDOID};
+	Datum values[2] = {ObjectIdGetDatum(RelationGetRelid(source)),
+					   ObjectIdGetDatum(RelationGetRelid(twin))};
+
+	return refit_sql_text(
+		"SELECT pg_describe_object(d.classid, d.objid, d.objsubid)"
+		" || ' goes with a dropped column'"
+		" FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_attribute n"
+		"  ON n.attrelid = $2 AND n.attnum = d.refobjsubid AND n.attisdropped"
+		" JOIN pg_catalog.pg_attribute o"
+		"  ON o.attrelid = $1 AND o.attnum = n.attnum AND NOT o.attisdropped"
+		" WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = $1"
+		" AND d.deptype IN ('a', 'i') AND (d.classid ="
+		"  'pg_statistic_ext'::regclass OR d.classid = 'pg_class'::regclass"
+		"  AND (SELECT relkind FROM pg_catalog.pg_class WHERE oid = d.objid)"
+		"  = 'S') LIMIT 1",
+		2, types, values);
+}
+
+/* Is there a column whose values a volatile expression makes? */
+static char *
+find_volatile_column(Relation source, Relation twin, const AlterTableStmt *stmt,
+					 const char *search_path)
+{
+	TupleDesc desc = RelationGetDescr(source);
+	Expr **exprs = refit_transform_exprs(source, twin, stmt, search_path);
+
+	for (int i = 0; i < desc->natts; i++)
+		if (!TupleDescAttr(RelationGetDescr(twin), i)->attisdropped &&
+			contain_volatile_functions((Node *) exprs[i]))
+			return psprintf("column \"%s\" gets values from a volatile "
+							"expression",
+							NameStr(TupleDescAttr(desc, i)->attname));
+	return NULL;
+}
+
+/* Can rows of the twin be told apart by one of the source's keys? */
+static char *
+find_lost_key(Relation twin, Oid key_index)
+{
+	AttrNumber *attnums;
+	int nkeys = refit_shape_key_attnums(key_index, &attnums);
+	ListCell *lc;
+
+	foreach(lc, refit_shape_key_indexes(twin))
+	{
+		AttrNumber *others;
+
+		if (refit_shape_key_attnums(lfirst_oid(lc), &others) == nkeys &&
+			memcmp(attnums, others, sizeof(AttrNumber) * nkeys) == 0)
+			return NULL;
+	}
+	return pstrdup("the key that rows are found by is dropped");
+}
+
+/* A column's value cast back, the careful way where there are two. */
+static Expr *
+cast_back(Relation source, Form_pg_attribute to, AttrNumber attnum)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(source), attnum - 1);
+	Node *var = (Node *) makeVar(1, attnum, att->atttypid, att->atttypmod,
+								 att->attcollation, 0);
+	Node *expr = coerce_to_target_type(NULL, var, att->atttypid, to->atttypid,
+									   to->atttypmod, COERCION_ASSIGNMENT,
+									   COERCE_IMPLICIT_CAST, -1);
+
+	if (expr == NULL)
+	{
+		expr =
+			coerce_to_target_type(NULL, var, att->atttypid, to->atttypid, -1,
+								  COERCION_EXPLICIT, COERCE_EXPLICIT_CAST, -1);
+		if (expr != NULL)
+			expr = coerce_to_target_type(NULL, expr, to->atttypid, to->atttypid,
+										 to->atttypmod, COERCION_ASSIGNMENT,
+										 COERCE_IMPLICIT_CAST, -1);
+	}
+	if (expr != NULL)
+		assign_expr_collations(NULL, expr);
+	return (Expr *) expr;
+}
+
+/* Is there a column that cannot be cast back? */
+static char *
+find_uncastable_column(Relation source, Relation twin)
+{
+	TupleDesc desc = RelationGetDescr(source);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		Form_pg_attribute from = TupleDescAttr(RelationGetDescr(twin), i);
+
+		if (!att->attisdropped && !from->attisdropped &&
+			att->attgenerated == '\0' && cast_back(twin, att, i + 1) == NULL)
+			return psprintf("column \"%s\" cannot be cast back from type %s "
+							"to %s",
+							NameStr(att->attname),
+							format_type_be(from->atttypid),
+							format_type_be(att->atttypid));
+	}
+	return NULL;
+}
+
+/* What undoes the actions. */
+char *
+refit_inverse_find(Relation source, Relation twin, Oid key_index,
+				   const AlterTableStmt *stmt, const char *search_path,
+				   char **reason)
+{
+	Oid types[3] = {OIDOID, OIDOID, NAMEARRAYOID};
+	Datum values[3];
+
+	if (source->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		*reason = pstrdup("an unlogged table does not outlive a crash");
+	else if ((*reason = find_irreversible_action(stmt)) == NULL &&
+			 (*reason = find_lost_object(source, twin)) == NULL &&
+			 (*reason = find_volatile_column(source, twin, stmt,
+											 search_path)) == NULL &&
+			 (*reason = find_uncastable_column(source, twin)) == NULL)
+		*reason = find_lost_key(twin, key_index);
+	if (*reason != NULL)
+		return NULL;
+	values[0] = ObjectIdGetDatum(RelationGetRelid(source));
+	values[1] = ObjectIdGetDatum(RelationGetRelid(twin));
+	values[2] = dropped_constraints(stmt);
+	return refit_sql_text(INVERSE, 3, types, values);
+}
+
+/* A member of the text, as text; NULL where it is not there. */
+static char *
+member(const char *inverse, const char *key)
+{
+	Oid types[2] = {TEXTOID, TEXTOID};
+	Datum values[2] = {CStringGetTextDatum(inverse), CStringGetTextDatum(key)};
+
+	return refit_sql_text("SELECT $1::jsonb ->> $2", 2, types, values);
+}
+
+/* The elements of a member that is an array. */
+static List *
+elements(const char *inverse, const char *key)
+{
+	Oid types[2] = {TEXTOID, TEXTOID};
+	Datum values[2] = {CStringGetTextDatum(inverse), CStringGetTextDatum(key)};
+	MemoryContext context = CurrentMemoryContext;
+	List *result = NIL;
+
+	SPI_connect();
+	refit_sql("SELECT jsonb_array_elements_text($1::jsonb -> $2)", 2, types,
+			  values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char *value =
+			SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		result = lappend(result, pstrdup(value));
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return result;
+}
+
+/* What a column that is there again depends on. */
+static void
+record_dependencies(Oid relid, HeapTuple tuple)
+{
+	Form_pg_attribute att = (Form_pg_attribute) GETSTRUCT(tuple);
+	ObjectAddress column;
+	ObjectAddress object;
+
+	ObjectAddressSubSet(column, RelationRelationId, relid, att->attnum);
+	ObjectAddressSet(object, TypeRelationId, att->atttypid);
+	recordDependencyOn(&column, &object, DEPENDENCY_NORMAL);
+	if (OidIsValid(att->attcollation) &&
+		att->attcollation != DEFAULT_COLLATION_OID)
+	{
+		ObjectAddressSet(object, CollationRelationId, att->attcollation);
+		recordDependencyOn(&column, &object, DEPENDENCY_NORMAL);
+	}
+}
+
+/* The roles in a column's privileges cannot be dropped while it has them. */
+static void
+record_roles(Oid relid, AttrNumber attnum, HeapTuple tuple)
+{
+	bool isnull;
+	Datum acl =
+		SysCacheGetAttr(ATTNUM, tuple, Anum_pg_attribute_attacl, &isnull);
+	Oid *members;
+	int n;
+
+	if (isnull)
+		return;
+	n = aclmembers(DatumGetAclP(acl), &members);
+	updateAclDependencies(RelationRelationId, relid, attnum,
+						  refit_relation_owner(relid), 0, NULL, n, members);
+}
+
+/* Copies a comment on a column. */
+static void
+copy_comment(Oid from, Oid to, AttrNumber attnum)
+{
+	char *comment = GetComment(from, RelationRelationId, attnum);
+
+	if (comment != NULL)
+		CreateComments(to, RelationRelationId, attnum, comment);
+}
+
+/* The row of pg_attribute, of a dropped column too. */
+static HeapTuple
+attribute_tuple(Oid relid, AttrNumber attnum)
+{
+	HeapTuple tuple =
+		SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid), Int16GetDatum(attnum));
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for attribute %d of relation %u",
+			 attnum, relid);
+	return tuple;
+}
+
+/* The stored default, or generation expression, of a column; or NULL. */
+static Node *
+stored_default(Relation rel, AttrNumber attnum)
+{
+	TupleConstr *constr = RelationGetDescr(rel)->constr;
+
+	for (int i = 0; constr != NULL && i < constr->num_defval; i++)
+		if (constr->defval[i].adnum == attnum)
+			return stringToNode(constr->defval[i].adbin);
+	return NULL;
+}
+
+/* A copy of one column's row with the options of another's. */
+static HeapTuple
+with_own_options(Relation pg_attribute, HeapTuple was, HeapTuple now)
+{
+	Datum values[Natts_pg_attribute] = {0};
+	bool nulls[Natts_pg_attribute] = {false};
+	bool replace[Natts_pg_attribute] = {false};
+	int i = Anum_pg_attribute_attoptions - 1;
+
+	values[i] = SysCacheGetAttr(ATTNUM, now, i + 1, &nulls[i]);
+	replace[i] = true;
+	return heap_modify_tuple(was, RelationGetDescr(pg_attribute), values, nulls,
+							 replace);
+}
+
+/* Makes a dropped column what it is in another table. */
+static void
+undrop_column(Oid relid, Oid from, AttrNumber attnum)
+{
+	Relation pg_attribute = table_open(AttributeRelationId, RowExclusiveLock);
+	Relation source = table_open(from, NoLock);
+	HeapTuple was = attribute_tuple(from, attnum);
+	HeapTuple now = attribute_tuple(relid, attnum);
+	HeapTuple copy = with_own_options(pg_attribute, was, now);
+	Form_pg_attribute att = (Form_pg_attribute) GETSTRUCT(copy);
+	Node *expr = stored_default(source, attnum);
+
+	att->attrelid = relid;
+	att->attnotnull = false; /* an action sets it */
+	att->atthasdef = false;	 /* so does StoreAttrDefault */
+	att->attislocal = true;
+	att->attinhcount = 0;
+	CatalogTupleUpdate(pg_attribute, &now->t_self, copy);
+	record_dependencies(relid, copy);
+	record_roles(relid, attnum, copy);
+	ReleaseSysCache(was);
+	ReleaseSysCache(now);
+	table_close(pg_attribute, RowExclusiveLock);
+	CommandCounterIncrement();
+	if (expr != NULL)
+	{
+		Relation rel = table_open(relid, NoLock);
+
+		refit_store_default(rel, attnum, expr);
+		table_close(rel, NoLock);
+	}
+	table_close(source, NoLock);
+	copy_comment(from, relid, attnum);
+	CommandCounterIncrement();
+}
+
+/* Undrops columns. */
+static void
+undrop_columns(const char *inverse, Oid relid, Oid from)
+{
+	ListCell *lc;
+
+	foreach(lc, elements(inverse, "undrop"))
+		undrop_column(relid, from, atoi(lfirst(lc)));
+}
+
+/* Makes the indexes that went with columns. */
+static void
+create_indexes(const char *inverse, Oid relid)
+{
+	ListCell *lc;
+
+	foreach(lc, elements(inverse, "indexes"))
+		(void) refit_twin_create_index(relid, lfirst(lc));
+}
+
+/* Tries it on a twin. */
+char *
+refit_inverse_try(const char *inverse, Relation source, Oid twin)
+{
+	Oid types[2] = {OIDOID, OIDOID};
+	Datum values[2] = {ObjectIdGetDatum(RelationGetRelid(source)),
+					   ObjectIdGetDatum(twin)};
+	char *actions = member(inverse, "actions");
+	char *difference;
+
+	undrop_columns(inverse, twin, RelationGetRelid(source));
+	if (actions[0] != '\0')
+		refit_actions_run_private(
+			refit_actions_for_twin(refit_actions_parse(actions), twin), twin,
+			NULL);
+	create_indexes(inverse, twin);
+	difference = refit_sql_text(
+		"SELECT min(what) FROM ((SELECT * FROM " DESCRIPTION("$1") " a EXCEPT SELECT * FROM " DESCRIPTION(
+			"$2") " b)"
+				  " UNION ALL (SELECT * FROM " DESCRIPTION(
+					  "$2") " a EXCEPT SELECT * FROM " DESCRIPTION("$1") " b)) x",
+		2, types, values);
+	return difference != NULL
+			   ? psprintf("%s would not be as it was", difference)
+			   : NULL;
+}
+
+/* Actions that drop the foreign keys which the migration has added. */
+static char *
+drop_new_foreign_keys(const RefitMigration *m)
+{
+	Oid types[2] = {OIDOID, TEXTOID};
+	Datum values[2] = {ObjectIdGetDatum(m->relid),
+					   CStringGetTextDatum(m->rewrite.inverse)};
+
+	return refit_sql_text(
+		"SELECT string_agg(format('DROP CONSTRAINT %I', conname), ', ')"
+		" FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND contype = 'f'"
+		" AND NOT $2::jsonb -> 'foreign_keys' ? conname::text",
+		2, types, values);
+}
+
+/* All actions as text, or NULL. */
+static char *
+all_actions(const RefitMigration *m)
+{
+	char *actions = member(m->rewrite.inverse, "actions");
+	char *drop = drop_new_foreign_keys(m);
+
+	if (drop == NULL)
+		return actions[0] != '\0' ? actions : NULL;
+	return actions[0] != '\0' ? psprintf("%s, %s", drop, actions) : drop;
+}
+
+/* The statement that undoes the actions; it has none where there is nothing. */
+AlterTableStmt *
+refit_inverse_stmt(const RefitMigration *m)
+{
+	char *actions = all_actions(m);
+
+	return actions != NULL ? refit_actions_parse(actions)
+						   : makeNode(AlterTableStmt);
+}
+
+/* Gives owned sequences the types that they had, where their values fit. */
+static void
+narrow_sequences(const RefitMigration *m)
+{
+	Oid types[1] = {TEXTOID};
+	Datum values[1] = {CStringGetTextDatum(m->rewrite.inverse)};
+	MemoryContext context = CurrentMemoryContext;
+	List *commands = NIL;
+	ListCell *lc;
+
+	SPI_connect();
+	refit_sql("SELECT format('ALTER SEQUENCE %s AS %s', q.seqrelid::regclass,"
+			  " s.value) FROM jsonb_each_text($1::jsonb -> 'sequences') s"
+			  " JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.key::oid"
+			  " WHERE format_type(q.seqtypid, NULL) <> s.value"
+			  " AND coalesce(pg_sequence_last_value(q.seqrelid), 0) < CASE"
+			  "  s.value WHEN 'smallint' THEN 32767 WHEN 'integer'"
+			  "  THEN 2147483647 ELSE 9223372036854775807 END",
+			  1, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		commands =
+			lappend(commands, pstrdup(SPI_getvalue(SPI_tuptable->vals[i],
+												   SPI_tuptable->tupdesc, 1)));
+		MemoryContextSwitchTo(old);
+	}
+	foreach(lc, commands)
+		SPI_execute(lfirst(lc), false, 0); /* as the owner: event triggers */
+	SPI_finish();
+}
+
+/* Runs it on the empty table. */
+void
+refit_inverse_run(const RefitMigration *m)
+{
+	char *actions = all_actions(m);
+	Relation blank;
+
+	undrop_columns(m->rewrite.inverse, m->relid, m->rewrite.blank);
+	if (actions != NULL)
+		refit_actions_run_public(refit_actions_parse(actions), m->relid,
+								 actions, "pg_catalog, pg_temp");
+	create_indexes(m->rewrite.inverse, m->relid);
+	narrow_sequences(m);
+
+	/* short old rows are read through the table again */
+	blank = table_open(m->rewrite.blank, NoLock);
+	refit_twin_copy_missing_values(blank, m->relid);
+	table_close(blank, NoLock);
+}
+
+/* The value of a column that the row does not have: NULL, or its default. */
+static Expr *
+missing_value(Relation target, Form_pg_attribute att)
+{
+	Node *expr = NULL;
+
+	if (att->attisdropped)
+		return (Expr *) makeNullConst(INT4OID, -1, InvalidOid);
+	if (att->attnotnull && att->attgenerated == '\0')
+		expr = build_column_default(target, att->attnum);
+	return expr != NULL ? (Expr *) expr
+						: (Expr *) makeNullConst(att->atttypid, att->atttypmod,
+												 att->attcollation);
+}
+
+/* Per attribute of the old definition, the expression over the new row. */
+Expr **
+refit_inverse_exprs(Relation source, Relation target, Bitmapset **kept)
+{
+	TupleDesc from = RelationGetDescr(source);
+	TupleDesc to = RelationGetDescr(target);
+	Expr **exprs = palloc(sizeof(Expr *) * Max(to->natts, 1));
+
+	*kept = NULL;
+	for (int i = 0; i < to->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(to, i);
+		bool gone = TupleDescAttr(from, i)->attisdropped;
+
+		if (att->attisdropped || att->attgenerated != '\0' || gone)
+			exprs[i] = missing_value(target, att);
+		else
+			exprs[i] = cast_back(source, att, i + 1);
+		if (exprs[i] == NULL)
+			elog(ERROR, "column \"%s\" cannot be cast back",
+				 NameStr(att->attname));
+		if (gone && !att->attisdropped && att->attgenerated == '\0')
+			*kept = bms_add_member(*kept, i + 1);
+		exprs[i] = expression_planner(exprs[i]);
+	}
+	return exprs;
+}
+
+/* Gives the blank the privileges and comments of the table's columns. */
+void
+refit_inverse_keep_columns(Relation source, Oid blank)
+{
+	Oid relid = RelationGetRelid(source);
+
+	for (int i = 0; i < RelationGetDescr(source)->natts; i++)
+	{
+		HeapTuple tuple;
+
+		if (TupleDescAttr(RelationGetDescr(source), i)->attisdropped)
+			continue;
+		refit_twin_copy_property(relid, blank, i + 1, Anum_pg_attribute_attacl);
+		CommandCounterIncrement();
+		tuple = attribute_tuple(blank, i + 1);
+		record_roles(blank, i + 1, tuple);
+		ReleaseSysCache(tuple);
+		copy_comment(relid, blank, i + 1);
+	}
+	CommandCounterIncrement();
+}
+
+/*
+ * Adds to the blank, dropped at once, the columns that the table will have as
+ * dropped ones.
+ */
+void
+refit_inverse_widen(Oid blank, Oid table)
+{
+	Relation rel = table_open(table, NoLock);
+	Relation narrow = table_open(blank, NoLock);
+	int natts = RelationGetDescr(narrow)->natts;
+	int wanted = RelationGetDescr(rel)->natts;
+
+	table_close(narrow, NoLock);
+	for (int i = natts; i < wanted; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
+
+		refit_actions_run_own(
+			psprintf("ADD COLUMN \"$%d\" %s", i + 1,
+					 format_type_extended(getBaseType(att->atttypid), -1,
+										  FORMAT_TYPE_FORCE_QUALIFY)),
+			blank);
+		refit_actions_run_own(psprintf("DROP COLUMN \"$%d\"", i + 1), blank);
+	}
+	table_close(rel, NoLock);
+}

@@ -1,0 +1,62 @@
+/*-------------------------------------------------------------------------
+ *
+ * inverse.h
+ *	  The way back: what undoes the actions of a migration.
+ *
+ * It is found by comparing the table with its twin, on which the actions have
+ * been run, and it is tried before the start: run on the twin of a trial, it
+ * must make that what the table is.  What it would not bring back is named, and
+ * a migration of such actions is not revertible.
+ *
+ * Columns that the actions drop cannot be made again by ALTER TABLE, which would
+ * number them anew: their catalog rows are copied back from the blank, which is
+ * a table of the old definition.
+ *
+ * Rows go back through the inverse of each retyped column's cast.  Whether a
+ * value has survived is not believed but tried: it is put through the actions
+ * again, and must come out as it was.
+ *
+ * Locks: the caller's.  Rights: the table's owner's; catalog rows are written
+ * with low-level functions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_INVERSE_H
+#define REFIT_INVERSE_H
+
+#include "refit.h"
+
+#include "nodes/parsenodes.h"
+#include "utils/rel.h"
+
+/*
+ * What undoes the actions, as JSON text, from the table, its key and its twin;
+ * NULL where something would be lost for good, which reason then names.
+ */
+extern char *refit_inverse_find(Relation source, Relation twin, Oid key_index,
+								const AlterTableStmt *stmt,
+								const char *search_path, char **reason);
+
+/* Tries it on a twin: NULL, or what it does not bring back. */
+extern char *refit_inverse_try(const char *inverse, Relation source, Oid twin);
+
+/* The statement that it runs on the table, without what only catalogs need. */
+extern AlterTableStmt *refit_inverse_stmt(const RefitMigration *m);
+
+/* Runs it on the empty table, as the owner's command; blank: the old columns. */
+extern void refit_inverse_run(const RefitMigration *m);
+
+/*
+ * Per attribute of the old definition, the expression over a row of the new
+ * one; kept: columns that the new one does not have.
+ */
+extern Expr **refit_inverse_exprs(Relation source, Relation target,
+								  Bitmapset **kept);
+
+/* Gives the blank what refit_inverse_run may need of the table's columns. */
+extern void refit_inverse_keep_columns(Relation source, Oid blank);
+
+/* Makes the blank as wide as the table is after the actions and their undoing. */
+extern void refit_inverse_widen(Oid blank, Oid table);
+
+#endif /* REFIT_INVERSE_H */
