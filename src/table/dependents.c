@@ -420,23 +420,13 @@ refit_dependents_foreign_keys(Oid relid)
 {
 	Oid types[1] = {OIDOID};
 	Datum values[1] = {ObjectIdGetDatum(relid)};
-	MemoryContext context = CurrentMemoryContext;
 	List *names = NIL;
+	ListCell *lc;
 
-	SPI_connect();
-	refit_sql("SELECT conname FROM pg_catalog.pg_constraint"
-			  " WHERE conrelid = $1 AND contype = 'f'",
-			  1, types, values, NULL);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-
-		names = lappend(
-			names, makeString(pstrdup(SPI_getvalue(SPI_tuptable->vals[i],
-												   SPI_tuptable->tupdesc, 1))));
-		MemoryContextSwitchTo(old);
-	}
-	SPI_finish();
+	foreach(lc, refit_sql_list("SELECT conname FROM pg_catalog.pg_constraint"
+							   " WHERE conrelid = $1 AND contype = 'f'",
+							   1, types, values))
+		names = lappend(names, makeString(lfirst(lc)));
 	return names;
 }
 
@@ -497,26 +487,15 @@ refit_dependents_adjust_sequences(Oid relid, Oid twin,
 		" AND pg_sequence_last_value(x.twin) IS NOT NULL";
 	Oid types[2] = {OIDOID, OIDOID};
 	Datum values[2] = {ObjectIdGetDatum(relid), ObjectIdGetDatum(twin)};
-	MemoryContext context = CurrentMemoryContext;
-	List *commands = NIL;
-	ListCell *lc;
+	Oid column_types[2] = {OIDOID, INT2ARRAYOID};
+	Datum columns[2];
 
-	SPI_connect();
-	query_columns(widen, relid,
-				  action_columns(relid, stmt, AT_AlterColumnType, false));
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-
-		commands =
-			lappend(commands, pstrdup(SPI_getvalue(SPI_tuptable->vals[i],
-												   SPI_tuptable->tupdesc, 1)));
-		MemoryContextSwitchTo(old);
-	}
-	foreach(lc, commands)
-		SPI_execute(lfirst(lc), false, 0); /* as the owner: event triggers */
+	columns[0] = ObjectIdGetDatum(relid);
+	columns[1] = action_columns(relid, stmt, AT_AlterColumnType, false);
+	refit_sql_run_all(refit_sql_list(widen, 2, column_types, columns));
 
 	/* only those of new columns were ever used on the twin */
+	SPI_connect();
 	refit_sql(advance, 2, types, values, NULL);
 	SPI_finish();
 }

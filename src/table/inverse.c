@@ -407,23 +407,9 @@ elements(const char *inverse, const char *key)
 {
 	Oid types[2] = {TEXTOID, TEXTOID};
 	Datum values[2] = {CStringGetTextDatum(inverse), CStringGetTextDatum(key)};
-	MemoryContext context = CurrentMemoryContext;
-	List *result = NIL;
 
-	SPI_connect();
-	refit_sql("SELECT jsonb_array_elements_text($1::jsonb -> $2)", 2, types,
-			  values, NULL);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		char *value =
-			SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
-		MemoryContext old = MemoryContextSwitchTo(context);
-
-		result = lappend(result, pstrdup(value));
-		MemoryContextSwitchTo(old);
-	}
-	SPI_finish();
-	return result;
+	return refit_sql_list("SELECT jsonb_array_elements_text($1::jsonb -> $2)",
+						  2, types, values);
 }
 
 /* What a column that is there again depends on. */
@@ -638,31 +624,17 @@ narrow_sequences(const RefitMigration *m)
 {
 	Oid types[1] = {TEXTOID};
 	Datum values[1] = {CStringGetTextDatum(m->rewrite.inverse)};
-	MemoryContext context = CurrentMemoryContext;
-	List *commands = NIL;
-	ListCell *lc;
+	List *commands = refit_sql_list(
+		"SELECT format('ALTER SEQUENCE %s AS %s', q.seqrelid::regclass,"
+		" s.value) FROM jsonb_each_text($1::jsonb -> 'sequences') s"
+		" JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.key::oid"
+		" WHERE format_type(q.seqtypid, NULL) <> s.value"
+		" AND coalesce(pg_sequence_last_value(q.seqrelid), 0) < CASE"
+		"  s.value WHEN 'smallint' THEN 32767 WHEN 'integer'"
+		"  THEN 2147483647 ELSE 9223372036854775807 END",
+		1, types, values);
 
-	SPI_connect();
-	refit_sql("SELECT format('ALTER SEQUENCE %s AS %s', q.seqrelid::regclass,"
-			  " s.value) FROM jsonb_each_text($1::jsonb -> 'sequences') s"
-			  " JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.key::oid"
-			  " WHERE format_type(q.seqtypid, NULL) <> s.value"
-			  " AND coalesce(pg_sequence_last_value(q.seqrelid), 0) < CASE"
-			  "  s.value WHEN 'smallint' THEN 32767 WHEN 'integer'"
-			  "  THEN 2147483647 ELSE 9223372036854775807 END",
-			  1, types, values, NULL);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-
-		commands =
-			lappend(commands, pstrdup(SPI_getvalue(SPI_tuptable->vals[i],
-												   SPI_tuptable->tupdesc, 1)));
-		MemoryContextSwitchTo(old);
-	}
-	foreach(lc, commands)
-		SPI_execute(lfirst(lc), false, 0); /* as the owner: event triggers */
-	SPI_finish();
+	refit_sql_run_all(commands);
 }
 
 /* Runs it on the empty table. */

@@ -254,27 +254,15 @@ copy_constraints(Relation source, Oid twin)
 {
 	Oid types[1] = {OIDOID};
 	Datum values[1] = {ObjectIdGetDatum(RelationGetRelid(source))};
-	List *actions = NIL;
 	ListCell *lc;
-	MemoryContext context = CurrentMemoryContext;
 
-	SPI_connect();
-	refit_sql("SELECT 'ADD CONSTRAINT ' || quote_ident(conname) || ' '"
-			  " || pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint"
-			  " WHERE conrelid = $1 AND contype IN ('c', 'n')"
-			  " ORDER BY contype DESC, oid",
-			  1, types, values, NULL);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-
-		actions = lappend(actions, SPI_getvalue(SPI_tuptable->vals[i],
-												SPI_tuptable->tupdesc, 1));
-		MemoryContextSwitchTo(old);
-	}
-	SPI_finish();
-
-	foreach(lc, actions)
+	foreach(lc, refit_sql_list("SELECT 'ADD CONSTRAINT '"
+							   " || quote_ident(conname) || ' '"
+							   " || pg_get_constraintdef(oid)"
+							   " FROM pg_catalog.pg_constraint"
+							   " WHERE conrelid = $1 AND contype IN ('c', 'n')"
+							   " ORDER BY contype DESC, oid",
+							   1, types, values))
 		refit_actions_run_own(lfirst(lc), twin);
 }
 

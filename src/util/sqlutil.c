@@ -146,6 +146,41 @@ refit_sql_text(const char *sql, int nargs, Oid *types, Datum *values)
 	return result;
 }
 
+/* The first column of all rows as texts; no row's is NULL. */
+List *
+refit_sql_list(const char *sql, int nargs, Oid *types, Datum *values)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List *result = NIL;
+
+	SPI_connect();
+	refit_sql(sql, nargs, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char *value =
+			SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		MemoryContext old = MemoryContextSwitchTo(caller);
+
+		result = lappend(result, pstrdup(value));
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return result;
+}
+
+/* Runs commands, with the caller's rights. */
+void
+refit_sql_run_all(List *commands)
+{
+	ListCell *lc;
+
+	SPI_connect();
+	foreach(lc, commands)
+		if (SPI_execute(lfirst(lc), false, 0) < 0)
+			elog(ERROR, "could not execute \"%s\"", (char *) lfirst(lc));
+	SPI_finish();
+}
+
 /* schema.table, quoted. */
 char *
 refit_qualified_name(Oid relid)

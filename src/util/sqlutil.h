@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "nodes/pg_list.h"
 
 /* Whose rights were in force, so that they can be put back. */
 typedef struct RefitRights
@@ -43,6 +44,13 @@ extern uint64 refit_sql(const char *sql, int nargs, Oid *types, Datum *values,
 /* One value of the first row as text in the caller's context, or NULL. */
 extern char *refit_sql_text(const char *sql, int nargs, Oid *types,
 							Datum *values);
+
+/* The first column of all rows as texts in the caller's context. */
+extern List *refit_sql_list(const char *sql, int nargs, Oid *types,
+							Datum *values);
+
+/* Runs commands one after the other, with the caller's rights. */
+extern void refit_sql_run_all(List *commands);
 
 /* schema.table, quoted. */
 extern char *refit_qualified_name(Oid relid);
