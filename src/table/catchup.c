@@ -90,6 +90,7 @@ typedef struct CatchUp
 	CommandId cid;
 	DirtyKey *entries;
 	int64 nentries;
+	int64 nworkable; /* of them, with time for */
 	int64 room;
 	SortSupport sort;	 /* per key column */
 	TupleTableSlot *row; /* of the table */
@@ -204,10 +205,28 @@ ends_key(CatchUp *c, int64 i)
 			compare_entries(&c->entries[i], &c->entries[i + 1], c) != 0);
 }
 
-/* Deletes the dirty keys' rows from the twin. */
+/* Has a batch of so many keys, in this part of it, had its time? */
+static bool
+is_time_up(const CatchUp *c, int64 keys, bool half)
+{
+	RefitBudget budget;
+
+	if (c->batch->budget == NULL || keys < LEAST_KEYS)
+		return false;
+	budget = *c->batch->budget;
+	if (half)
+		budget.chunk_ms /= 2;
+	return refit_governor_step_over(&budget);
+}
+
+/*
+ * Deletes the dirty keys' rows from the twin.  When half of the time is up the
+ * batch ends there: the keys after it stay in the log.
+ */
 static void
 delete_rows(CatchUp *c)
 {
+	int64 keys = 0;
 	RefitFinder *finder = refit_finder_open(c->twin, c->twin_key, c->snapshot,
 											c->transform->nkeys, NULL);
 
@@ -216,8 +235,15 @@ delete_rows(CatchUp *c)
 		Datum key[INDEX_MAX_KEYS];
 
 		CHECK_FOR_INTERRUPTS();
-		if (!ends_key(c, i) ||
-			!refit_transform_key_fits(c->transform, c->entries[i].key))
+		if (!ends_key(c, i))
+			continue;
+		if (is_time_up(c, keys++, true))
+		{
+			c->batch->complete = false;
+			c->nworkable = i;
+			break;
+		}
+		if (!refit_transform_key_fits(c->transform, c->entries[i].key))
 			continue;
 		refit_transform_key(c->transform, c->entries[i].key, key);
 		if (refit_finder_find(finder, key, c->twin_row))
@@ -279,7 +305,7 @@ insert_rows(CatchUp *c)
 	RefitFinder *in_twin =
 		refit_finder_open(c->twin, c->twin_key, c->snapshot, nkeys, NULL);
 
-	for (int64 i = 0; i < c->nentries; i++)
+	for (int64 i = 0; i < c->nworkable; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!ends_key(c, i))
@@ -289,8 +315,7 @@ insert_rows(CatchUp *c)
 			insert_row(c, c->row);
 		worked = i + 1;
 		c->batch->keys++;
-		if (c->batch->budget != NULL && c->batch->keys >= LEAST_KEYS &&
-			worked < c->nentries && refit_governor_step_over(c->batch->budget))
+		if (worked < c->nworkable && is_time_up(c, c->batch->keys, false))
 		{
 			c->batch->complete = false;
 			break;
@@ -356,6 +381,7 @@ work_batch(CatchUp *c)
 	if (c->nentries == 0)
 		return;
 	qsort_arg(c->entries, c->nentries, sizeof(DirtyKey), compare_entries, c);
+	c->nworkable = c->nentries;
 	if (c->batch->truncated)
 	{
 		LockRelation(c->twin, AccessExclusiveLock); /* private: */
