@@ -28,6 +28,7 @@
 #include "job/migration.h"
 #include "table/actions.h"
 #include "table/plan.h"
+#include "table/space.h"
 #include "util/sqlutil.h"
 
 PG_FUNCTION_INFO_V1(refit_alter_table);
@@ -80,6 +81,7 @@ refit_alter_table(PG_FUNCTION_ARGS)
 	static const char *const cutovers[] = {"auto", "manual", NULL};
 	static const char *const verifies[] = {"full", "sample", "off", NULL};
 	RefitSubmission s = {.kind = "alter_table"};
+	RefitPlan *plan;
 	int64 id;
 
 	s.relid = relation_arg(fcinfo);
@@ -103,8 +105,9 @@ refit_alter_table(PG_FUNCTION_ARGS)
 	refit_plan_check_table(s.relid);
 	if ((id = refit_migration_find(&s)) != 0)
 		PG_RETURN_INT64(id);
-	(void) refit_plan_make(s.relid, refit_actions_parse(s.definition), NULL,
+	plan = refit_plan_make(s.relid, refit_actions_parse(s.definition), NULL,
 						   namespace_search_path);
+	refit_space_check(s.relid, plan->needs);
 	PG_RETURN_INT64(refit_migration_submit(&s));
 }
 
@@ -114,6 +117,7 @@ refit_repack(PG_FUNCTION_ARGS)
 {
 	RefitSubmission s = {
 		.kind = "repack", .cutover = "auto", .verify = "off", .definition = ""};
+	RefitPlan *plan;
 	int64 id;
 
 	s.relid = relation_arg(fcinfo);
@@ -124,7 +128,8 @@ refit_repack(PG_FUNCTION_ARGS)
 	refit_plan_check_table(s.relid);
 	if ((id = refit_migration_find(&s)) != 0)
 		PG_RETURN_INT64(id);
-	(void) refit_plan_make(s.relid, NULL, s.definition, namespace_search_path);
+	plan = refit_plan_make(s.relid, NULL, s.definition, namespace_search_path);
+	refit_space_check(s.relid, plan->needs);
 	PG_RETURN_INT64(refit_migration_submit(&s));
 }
 
@@ -192,6 +197,31 @@ estimate_duration(const RefitPlan *plan, Datum *result)
 	return true;
 }
 
+/* The reason in the first line of a plan, and what a rewrite needs. */
+static char *
+first_reason(const RefitPlan *plan)
+{
+	char *reason = psprintf("strategy %s: %s", plan->strategy, plan->reason);
+
+	if (plan->needs == NIL)
+		return reason;
+	return psprintf("%s; disk space: %s", reason,
+					refit_space_describe(plan->needs));
+}
+
+/* Writes bytes that a line of a plan is about.  False: there are none. */
+static bool
+bytes_of_line(const RefitPlan *plan, const char *phase, int64 *bytes)
+{
+	if (strcmp(phase, "prepare") == 0)
+		*bytes = refit_space_total(plan->needs);
+	else if (strcmp(phase, "copy") == 0 || strcmp(phase, "validate") == 0)
+		*bytes = plan->bytes;
+	else
+		return false;
+	return true;
+}
+
 /* refit.plan(relation, actions) */
 Datum
 refit_plan(PG_FUNCTION_ARGS)
@@ -212,6 +242,7 @@ refit_plan(PG_FUNCTION_ARGS)
 		const PlanLine *line = &plan_lines[i];
 		Datum values[7];
 		bool nulls[7] = {false};
+		int64 bytes = 0;
 
 		if (strcmp(line->strategy, plan->strategy) != 0)
 			continue;
@@ -220,11 +251,9 @@ refit_plan(PG_FUNCTION_ARGS)
 		values[2] = CStringGetTextDatum(line->what);
 		values[3] = CStringGetTextDatum(line->lock);
 		nulls[4] = step > 1;
-		values[4] = CStringGetTextDatum(
-			psprintf("strategy %s: %s", plan->strategy, plan->reason));
-		nulls[5] = strcmp(line->phase, "copy") != 0 &&
-				   strcmp(line->phase, "validate") != 0;
-		values[5] = Int64GetDatum(plan->bytes);
+		values[4] = CStringGetTextDatum(first_reason(plan));
+		nulls[5] = !bytes_of_line(plan, line->phase, &bytes);
+		values[5] = Int64GetDatum(bytes);
 		nulls[6] = step > 1 || !estimate_duration(plan, &values[6]);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}

@@ -54,6 +54,7 @@
 #include "table/copy.h"
 #include "table/cutover.h"
 #include "table/plan.h"
+#include "table/space.h"
 #include "table/transform.h"
 #include "table/twin.h"
 #include "util/fault.h"
@@ -342,6 +343,8 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 	refit_plan_check_table(m->relid);
 	plan = refit_plan_make(m->relid, stmt, stmt == NULL ? m->definition : NULL,
 						   m->search_path);
+	refit_space_check(m->relid, plan->needs);
+	refit_space_save(m, plan->needs);
 	m->strategy = pstrdup(plan->strategy);
 	refit_catalog_event(
 		m, "plan", psprintf("strategy %s: %s", plan->strategy, plan->reason),
@@ -804,6 +807,7 @@ is_final(int sqlerrcode)
 		   category == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
 		   category == ERRCODE_FEATURE_NOT_SUPPORTED ||
 		   category == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
+		   sqlerrcode == ERRCODE_DISK_FULL || /* refused in phase plan */
 		   category ==
 			   ERRCODE_TO_CATEGORY(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST);
 }

@@ -35,6 +35,7 @@
 #include "table/dependents.h"
 #include "table/plan.h"
 #include "table/shape.h"
+#include "table/space.h"
 #include "table/transform.h"
 #include "table/twin.h"
 #include "util/sqlutil.h"
@@ -381,8 +382,13 @@ try_actions(Oid relid, const AlterTableStmt *stmt, const char *order_by,
 	if (order_by != NULL && order_by[0] != '\0')
 		refit_twin_create_order_index(twin, order_by, search_path);
 	if (strcmp(plan->strategy, "rewrite") == 0)
+	{
 		plan->key_index =
 			refit_plan_choose_key(source, twin, stmt, search_path);
+		plan->needs =
+			refit_space_of_rewrite(source, twin, plan->key_index,
+								   order_by != NULL && order_by[0] != '\0');
+	}
 	plan->nindexes = list_length(RelationGetIndexList(source));
 	plan->bytes = (int64) RelationGetNumberOfBlocks(source) * BLCKSZ;
 	table_close(source, NoLock);

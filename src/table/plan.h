@@ -26,6 +26,7 @@ typedef struct RefitPlan
 	Oid key_index; /* for a rewrite */
 	int nindexes;
 	int64 bytes;
+	List *needs; /* disk space of a rewrite: of RefitSpace, see space.h */
 } RefitPlan;
 
 /* An ERROR unless this is a table that can be worked, by the caller. */
