@@ -70,6 +70,7 @@
 #define REST_RETRY_SOON 200
 #define REST_RETRY 1000
 #define REST_CLEANUP_RETRY 5000
+#define REST_DISK_FULL 5000
 
 /* ms between two events about a lock that we wait for. */
 #define LOCK_EVENT_INTERVAL 1000
@@ -661,6 +662,8 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 	m->progress.errors = 0;
 	m->progress.deaths = 0;
 	note_lock(m);
+	if (outcome != REFIT_WAIT)
+		refit_space_note_room(m);
 	switch (outcome)
 	{
 		case REFIT_NEXT:
@@ -796,6 +799,18 @@ is_passing(int sqlerrcode)
 		   sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
 }
 
+/*
+ * Has a step met a full disk?  It has left nothing behind, and goes on when
+ * there is room again.  Phase plan is where a migration is refused for lack of
+ * room.
+ */
+static bool
+is_disk_full(const RefitMigration *m, int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_DISK_FULL && m->phase != NULL &&
+		   strcmp(m->phase, "plan") != 0;
+}
+
 /* Will the same step certainly fail again? */
 static bool
 is_final(int sqlerrcode)
@@ -849,6 +864,11 @@ handle_error(RefitMigration *m, const ErrorData *edata)
 {
 	if (is_passing(edata->sqlerrcode))
 		return REST_RETRY_SOON;
+	if (is_disk_full(m, edata->sqlerrcode))
+	{
+		refit_space_note_full(m, edata->message);
+		return REST_DISK_FULL;
+	}
 	m->progress.errors++;
 	record_error(m, edata);
 	if (m->goal != NULL)
