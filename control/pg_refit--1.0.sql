@@ -116,6 +116,14 @@ CREATE TABLE refit.rewrite (
 	finding text
 ) WITH (fillfactor = 25);
 
+-- Bytes that a rewrite was estimated to write, by tablespace; 0: pg_wal.
+CREATE TABLE refit.space (
+	id bigint NOT NULL,
+	place oid NOT NULL,
+	bytes bigint NOT NULL,
+	PRIMARY KEY (id, place)
+);
+
 -- Constraints that a migration has made NOT VALID and must validate.
 CREATE TABLE refit.owed (
 	id bigint NOT NULL,

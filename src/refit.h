@@ -102,6 +102,7 @@ typedef struct RefitProgress
 	char *throttled_by; /* signal that slows us, NULL: none */
 	char *waiting_for;	/* who holds the lock we want, NULL: nobody */
 	char *message;
+	char *said; /* the message that was saved last, as loaded */
 } RefitProgress;
 
 /* One migration while a step works on it. */

@@ -29,6 +29,7 @@
 #include "job/migration.h"
 #include "table/actions.h"
 #include "table/plan.h"
+#include "table/space.h"
 #include "util/sqlutil.h"
 
 PG_FUNCTION_INFO_V1(refit_alter_table);
@@ -119,6 +120,7 @@ plan_alter_table(RefitSubmission *s)
 						errdetail("Reason: %s.", plan->irreversible),
 						errhint("Leave out revertible, or change the "
 								"actions.")));
+	refit_space_check(s->relid, plan->needs);
 	if (!request.show || plan->irreversible != NULL ||
 		strcmp(plan->strategy, "rewrite") != 0)
 		return;
@@ -174,7 +176,7 @@ refit_repack(PG_FUNCTION_ARGS)
 	request.relid = s.relid;
 	request.order_by = s.definition;
 	request.search_path = namespace_search_path;
-	(void) refit_plan_make(&request);
+	refit_space_check(s.relid, refit_plan_make(&request)->needs);
 	PG_RETURN_INT64(refit_migration_submit(&s));
 }
 
@@ -250,14 +252,35 @@ estimate_duration(const RefitPlan *plan, Datum *result)
 static char *
 reason_of(const RefitPlan *plan, const PlanLine *line, int step)
 {
+	char *reason;
+
 	if (step == 1)
-		return psprintf("strategy %s: %s", plan->strategy, plan->reason);
+	{
+		reason = psprintf("strategy %s: %s", plan->strategy, plan->reason);
+		if (plan->needs == NIL)
+			return reason;
+		return psprintf("%s; disk space: %s", reason,
+						refit_space_describe(plan->needs));
+	}
 	if (strcmp(line->phase, "window") != 0)
 		return NULL;
 	if (plan->irreversible != NULL)
 		return psprintf("cannot be reverted: %s", plan->irreversible);
 	return pstrdup("can be reverted, as long as the old definition can hold "
 				   "every row");
+}
+
+/* Writes bytes that a line of a plan is about.  False: there are none. */
+static bool
+bytes_of_line(const RefitPlan *plan, const char *phase, int64 *bytes)
+{
+	if (strcmp(phase, "prepare") == 0)
+		*bytes = refit_space_total(plan->needs);
+	else if (strcmp(phase, "copy") == 0 || strcmp(phase, "validate") == 0)
+		*bytes = plan->bytes;
+	else
+		return false;
+	return true;
 }
 
 /* refit.plan(relation, actions) */
@@ -286,6 +309,7 @@ refit_plan(PG_FUNCTION_ARGS)
 		Datum values[7];
 		bool nulls[7] = {false};
 		char *reason;
+		int64 bytes = 0;
 
 		if (strcmp(line->strategy, plan->strategy) != 0)
 			continue;
@@ -296,9 +320,8 @@ refit_plan(PG_FUNCTION_ARGS)
 		reason = reason_of(plan, line, step);
 		nulls[4] = reason == NULL;
 		values[4] = reason == NULL ? (Datum) 0 : CStringGetTextDatum(reason);
-		nulls[5] = strcmp(line->phase, "copy") != 0 &&
-				   strcmp(line->phase, "validate") != 0;
-		values[5] = Int64GetDatum(plan->bytes);
+		nulls[5] = !bytes_of_line(plan, line->phase, &bytes);
+		values[5] = Int64GetDatum(bytes);
 		nulls[6] = step > 1 || !estimate_duration(plan, &values[6]);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}

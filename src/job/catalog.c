@@ -52,6 +52,7 @@ enum LoadColumn
 	LOAD_THROTTLED_BY,
 	LOAD_DEATHS,
 	LOAD_WORKER_PID,
+	LOAD_SAID,
 	LOAD_TWIN,
 	LOAD_BLANK,
 	LOAD_KEY_INDEX,
@@ -221,6 +222,7 @@ load_progress(RefitProgress *p, MemoryContext context)
 	p->deaths = load_int(LOAD_DEATHS);
 	p->worker_pid = load_int(LOAD_WORKER_PID);
 	p->throttled_by = load_text(context, LOAD_THROTTLED_BY);
+	p->said = load_text(context, LOAD_SAID);
 }
 
 /* Fills the part that comes from refit.migration. */
@@ -263,7 +265,8 @@ refit_catalog_load(int64 id)
 		" m.search_path, m.options, m.cutover_attempts, m.cutover_lock_ms,"
 		" p.cursor, p.cursor_end, p.rows_done, p.rows_total, p.bytes_done,"
 		" p.bytes_total, p.pending, p.rate, p.budget_ms, p.errors,"
-		" p.throttled_by, p.deaths, p.worker_pid, r.twin::int8, r.blank::int8, r.key_index::int8,"
+		" p.throttled_by, p.deaths, p.worker_pid, p.message,"
+		" r.twin::int8, r.blank::int8, r.key_index::int8,"
 		" r.trigger::int8, r.trigger_xmin, r.log0::int8, r.log1::int8,"
 		" r.filenode::int8, r.twin_blocks, r.fingerprint, r.baseline,"
 		" r.suspects::int8, r.verify, r.verify_filenode::int8,"
@@ -459,8 +462,9 @@ refit_catalog_delete_rewrite(const RefitMigration *m)
 	Datum values[1] = {Int64GetDatum(m->id)};
 
 	SPI_connect();
-	refit_sql("DELETE FROM refit.rewrite WHERE id = $1", 1, types, values,
-			  NULL);
+	refit_sql("WITH s AS (DELETE FROM refit.space WHERE id = $1)"
+			  " DELETE FROM refit.rewrite WHERE id = $1",
+			  1, types, values, NULL);
 	SPI_finish();
 }
 

@@ -58,6 +58,7 @@
 #include "table/cutover.h"
 #include "table/plan.h"
 #include "table/revert.h"
+#include "table/space.h"
 #include "table/transform.h"
 #include "table/twin.h"
 #include "table/verify.h"
@@ -74,6 +75,7 @@
 #define REST_RETRY_SOON 200
 #define REST_RETRY 1000
 #define REST_CLEANUP_RETRY 5000
+#define REST_DISK_FULL 5000
 
 /* ms between two events about a lock that we wait for. */
 #define LOCK_EVENT_INTERVAL 1000
@@ -360,6 +362,8 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 
 	refit_plan_check_table(m->relid);
 	plan = refit_plan_make(&request);
+	refit_space_check(m->relid, plan->needs);
+	refit_space_save(m, plan->needs);
 	m->strategy = pstrdup(plan->strategy);
 	refit_catalog_event(
 		m, "plan", psprintf("strategy %s: %s", plan->strategy, plan->reason),
@@ -770,6 +774,8 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 	m->progress.errors = 0;
 	m->progress.deaths = 0;
 	note_lock(m);
+	if (outcome != REFIT_WAIT)
+		refit_space_note_room(m);
 	switch (outcome)
 	{
 		case REFIT_NEXT:
@@ -905,6 +911,18 @@ is_passing(int sqlerrcode)
 		   sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
 }
 
+/*
+ * Has a step met a full disk?  It has left nothing behind, and goes on when
+ * there is room again.  Phase plan is where a migration is refused for lack of
+ * room.
+ */
+static bool
+is_disk_full(const RefitMigration *m, int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_DISK_FULL && m->phase != NULL &&
+		   strcmp(m->phase, "plan") != 0;
+}
+
 /* Will the same step certainly fail again? */
 static bool
 is_final(int sqlerrcode)
@@ -917,6 +935,7 @@ is_final(int sqlerrcode)
 		   category == ERRCODE_FEATURE_NOT_SUPPORTED ||
 		   category == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
 		   sqlerrcode == ERRCODE_DATA_CORRUPTED ||
+		   sqlerrcode == ERRCODE_DISK_FULL || /* refused in phase plan */
 		   category ==
 			   ERRCODE_TO_CATEGORY(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST);
 }
@@ -974,6 +993,11 @@ handle_error(RefitMigration *m, const ErrorData *edata)
 {
 	if (is_passing(edata->sqlerrcode))
 		return REST_RETRY_SOON;
+	if (is_disk_full(m, edata->sqlerrcode))
+	{
+		refit_space_note_full(m, edata->message);
+		return REST_DISK_FULL;
+	}
 	m->progress.errors++;
 	if (is_in_phase(m, "window") && get_rel_name(m->relid) != NULL)
 		return window_failed(m, edata);

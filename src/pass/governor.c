@@ -68,6 +68,9 @@ find_worst(List *signals)
 static void
 write_event(RefitMigration *m, const RefitSignal *signal)
 {
+	bool tells_reason =
+		signal != NULL && signal->owner_may_know && signal->reason != NULL;
+
 	if (signal == NULL)
 		refit_catalog_event(m, "governor", "no signal slows the migration",
 							NULL);
@@ -79,9 +82,11 @@ write_event(RefitMigration *m, const RefitSignal *signal)
 	else
 		refit_catalog_event(
 			m, "governor",
-			psprintf("%s by signal %s: %.6g of %.6g %s",
+			psprintf("%s by signal %s: %.6g of %.6g %s%s%s",
 					 signal->load >= 1 ? "stopped" : "slowed", signal->name,
-					 signal->value, signal->hard_limit, signal->unit),
+					 signal->value, signal->hard_limit, signal->unit,
+					 tells_reason ? ": " : "",
+					 tells_reason ? signal->reason : ""),
 			psprintf("{\"signal\": \"%s\", \"value\": %.6g, \"soft_limit\": "
 					 "%.6g, \"hard_limit\": %.6g, \"load\": %.3f}",
 					 signal->name, signal->value, signal->soft_limit,

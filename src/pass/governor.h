@@ -40,7 +40,8 @@ typedef struct RefitSignal
 	const char *unit;
 	double load;
 	RefitSignalState state;
-	char *reason; /* a sentence, or NULL */
+	char *reason;		 /* a sentence, or NULL */
+	bool owner_may_know; /* the reason may stand in an event */
 } RefitSignal;
 
 /*

@@ -33,6 +33,7 @@
 #include "table/plan.h"
 #include "table/revert.h"
 #include "table/shape.h"
+#include "table/space.h"
 #include "table/twin.h"
 #include "table/verify.h"
 #include "util/fault.h"
@@ -119,6 +120,17 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 	return REFIT_NEXT;
 }
 
+/* What the sort writes; no lock on the table is kept. */
+static List *
+space_of_order(const RefitMigration *m)
+{
+	Relation source = table_open(m->relid, AccessShareLock);
+	List *needs = refit_space_of_order(source, m->rewrite.twin);
+
+	table_close(source, AccessShareLock);
+	return needs;
+}
+
 /*
  * Sorts the twin where an order is asked for.  The copy goes in physical order,
  * so that it can go in chunks; the twin is private and can be sorted in one go,
@@ -140,6 +152,8 @@ refit_build_order(RefitMigration *m, RefitBudget *budget)
 									  m->search_path);
 		index = refit_twin_order_index(m->rewrite.twin);
 	}
+	if (!refit_space_allows(m, space_of_order(m), "sort the copy", budget))
+		return REFIT_WAIT;
 	rel = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
 	refit_reindex_index(index, rel->rd_rel->relpersistence, &params);
 	table_close(rel, NoLock);
@@ -170,7 +184,23 @@ indexes_to_build(const RefitMigration *m)
 	return lcons_oid(key, list_delete_oid(indexes, key));
 }
 
-/* Builds one index of the twin. */
+/* Sets what the options say about builds, for the caller's level. */
+static void
+use_options(const RefitMigration *m)
+{
+	char *memory = refit_catalog_option(m, "maintenance_work_mem");
+	char *workers = refit_catalog_option(m, "parallel_workers");
+
+	if (memory != NULL)
+		refit_set_local("maintenance_work_mem", memory);
+	if (workers != NULL)
+		refit_set_local("max_parallel_maintenance_workers", workers);
+}
+
+/*
+ * Builds one index of the twin.  That is one long step, so it does not begin
+ * before there is disk space for it.
+ */
 RefitOutcome
 refit_build_index(RefitMigration *m, RefitBudget *budget)
 {
@@ -179,10 +209,9 @@ refit_build_index(RefitMigration *m, RefitBudget *budget)
 							   AccessExclusiveLock);
 	char persistence = twin->rd_rel->relpersistence;
 	List *indexes = indexes_to_build(m);
-	char *memory = refit_catalog_option(m, "maintenance_work_mem");
-	char *workers = refit_catalog_option(m, "parallel_workers");
 	ReindexParams params = {0};
 	int guc_level = NewGUCNestLevel();
+	List *needs;
 	Oid index;
 
 	m->next_phase = "copy";
@@ -195,12 +224,15 @@ refit_build_index(RefitMigration *m, RefitBudget *budget)
 	}
 	refit_shape_check(m);
 	index = list_nth_oid(indexes, (int) m->progress.cursor);
-	if (memory != NULL)
-		refit_set_local("maintenance_work_mem", memory);
-	if (workers != NULL)
-		refit_set_local("max_parallel_maintenance_workers", workers);
+	use_options(m);
+	needs = refit_space_of_index(source, index);
 	table_close(twin, NoLock);
 	table_close(source, AccessShareLock); /* not for as long as it takes */
+	if (!refit_space_allows(m, needs, "build an index", budget))
+	{
+		AtEOXact_GUC(false, guc_level);
+		return REFIT_WAIT;
+	}
 	refit_reindex_index(index, persistence, &params);
 	AtEOXact_GUC(false, guc_level);
 

@@ -33,6 +33,7 @@
 #include "table/inverse.h"
 #include "table/plan.h"
 #include "table/shape.h"
+#include "table/space.h"
 #include "table/transform.h"
 #include "table/twin.h"
 #include "util/attempt.h"
@@ -440,8 +441,13 @@ try_actions(Trial *trial)
 		refit_twin_create_order_index(twin, request->order_by,
 									  request->search_path);
 	if (strcmp(plan->strategy, "rewrite") == 0)
+	{
 		plan->key_index = refit_plan_choose_key(source, twin, request->stmt,
 												request->search_path);
+		plan->needs = refit_space_of_rewrite(source, twin, plan->key_index,
+											 request->order_by != NULL &&
+												 request->order_by[0] != '\0');
+	}
 	if (request->revertible || request->show)
 		judge_revert(trial);
 	plan->nindexes = list_length(RelationGetIndexList(source));

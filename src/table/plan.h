@@ -37,6 +37,7 @@ typedef struct RefitPlan
 	Oid key_index; /* for a rewrite */
 	int nindexes;
 	int64 bytes;
+	List *needs; /* disk space of a rewrite: of RefitSpace, see space.h */
 	char *irreversible; /* why it cannot be reverted; NULL: it can */
 } RefitPlan;
 

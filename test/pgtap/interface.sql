@@ -48,6 +48,15 @@ SELECT has_column('refit', 'events', c::name, 'refit.events.' || c)
 	FROM unnest(string_to_array('at migration_id kind phase message detail', ' ')) c;
 SELECT has_column('refit', 'signals', c::name, 'refit.signals.' || c)
 	FROM unnest(string_to_array('signal value soft_limit hard_limit unit state reason', ' ')) c;
+SET refit.min_free_disk = 20;
+SELECT results_eq($$SELECT signal, value > 0 AND value <= 100, soft_limit, hard_limit, unit,
+	state = CASE WHEN value <= 20 THEN 'stop' WHEN value < 24 THEN 'slow' ELSE 'ok' END,
+	reason ~ '^(tablespace ".*"|pg_wal) has .* free of ' FROM refit.signals WHERE signal = 'free_disk'$$,
+	$$VALUES ('free_disk', true, 24::float8, 20::float8, 'percent', true, true)$$, 'the signal free_disk');
+SET refit.min_free_disk = 0;
+SELECT results_eq($$SELECT value > 0, soft_limit, hard_limit, state FROM refit.signals WHERE signal = 'free_disk'$$,
+	$$VALUES (true, 0::float8, 0::float8, 'ok')$$, 'the signal free_disk can be switched off');
+RESET refit.min_free_disk;
 SELECT col_type_is('refit', 'progress', 'bar', 'text', 'the bar is text');
 SELECT col_type_is('refit', 'events', 'detail', 'jsonb', 'the detail of an event is jsonb');
 SELECT ok(has_table_privilege('public', c.oid, 'SELECT'), 'public may read ' || c.oid::regclass)

@@ -61,6 +61,8 @@ shared_buffers = 64MB
 deadlock_timeout = 500ms
 log_lock_waits = on
 autovacuum_naptime = 5s
+# a nearly full disk of the machine shall not stop the tests
+refit.min_free_disk = 0
 $conf
 CONF
 	$node->append_conf('postgresql.conf',
