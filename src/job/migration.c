@@ -346,6 +346,7 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 	refit_catalog_event(
 		m, "plan", psprintf("strategy %s: %s", plan->strategy, plan->reason),
 		NULL);
+	REFIT_FAULT("plan.made");
 	return REFIT_NEXT;
 }
 
@@ -455,6 +456,7 @@ finish(RefitMigration *m)
 				   NULL, NULL, NULL);
 	set_phase(m, NULL);
 	set_state(m, m->goal != NULL ? m->goal : "completed");
+	REFIT_FAULT("finish.written");
 	return -1;
 }
 
@@ -474,6 +476,7 @@ advance(RefitMigration *m, const Phase *phase)
 		set_state(m, "ready");
 		m->progress.message = "waiting for refit.cutover()";
 		refit_catalog_save_progress(m);
+		REFIT_FAULT("ready.written");
 		return REST_READY;
 	}
 	if (strcmp(phase->name, "capture") != 0)
@@ -517,6 +520,7 @@ obey_request(RefitMigration *m)
 			return false;
 		set_state(m, "running");
 		set_goal(m, "cancelled");
+		REFIT_FAULT("cancel.obeyed");
 	}
 	return false;
 }
@@ -625,6 +629,7 @@ run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
 					? GetUserId()
 					: refit_relation_owner(m->relid);
 
+	REFIT_FAULT_IN(phase->name, "begun");
 	check_work_tables(m);
 	refit_rights_begin(&save, owner, true);
 	outcome = phase->step(m, budget);
@@ -853,6 +858,7 @@ handle_error(RefitMigration *m, const ErrorData *edata)
 		return REST_RETRY;
 	set_state(m, "running");
 	set_goal(m, "failed");
+	REFIT_FAULT("failure.recorded");
 	return 0;
 }
 

@@ -238,6 +238,7 @@ settle(RefitMigration *m, const Owed *owed)
 	m->progress.cursor = 0;
 	m->progress.cursor_end = 0;
 	CommandCounterIncrement();
+	REFIT_FAULT("validate.settled");
 }
 
 /* One chunk. */
