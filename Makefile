@@ -4,6 +4,7 @@
 #   make test            every test layer from nothing, on servers of its own
 #   make installcheck    pg_regress and isolation against the installed library
 #   make test-<layer>    regress, isolation, pgtap or tap alone
+#   make test-faults     every fault at every point of every kind of migration
 #   make lint            the rule scripts of test/ci, format among them
 #   make format          rewrite the C files as clang-format wants them
 #
@@ -58,6 +59,9 @@ test:
 test-regress test-isolation test-pgtap test-tap:
 	$(top)test/run --only $(@:test-%=%)
 
+test-faults:
+	$(top)test/faults/run
+
 lint:
 	$(top)test/ci/run
 
@@ -67,7 +71,7 @@ format:
 check-format:
 	$(top)test/ci/format.sh
 
-.PHONY: test test-regress test-isolation test-pgtap test-tap lint format check-format
+.PHONY: test test-regress test-isolation test-pgtap test-tap test-faults lint format check-format
 
 # Verbs whose script is in the tree.
 define script_verb
