@@ -59,17 +59,31 @@ class_tuple(Oid relid)
 	return tuple;
 }
 
-/* Tells the relation cache that the storage behind a relation is another. */
+/*
+ * Tells the relation cache that two relations exchange their storage.  What it
+ * knows of storage made in this transaction goes along, so that nobody leaves
+ * out WAL for storage that is older.
+ *
+ * Either entry must be among those that are cleaned up at the end of the
+ * transaction, which only refit_assume_new_storage sees to.  One that kept a
+ * mark beyond it could not be opened any more after an aborted DROP.
+ */
 static void
-assume_new_storage(Oid table, Oid work)
+swap_cache_marks(Oid table, Oid work)
 {
 	Relation a = relation_open(table, NoLock);
 	Relation b = relation_open(work, NoLock);
+	SubTransactionId new_a = a->rd_newRelfilelocatorSubid;
+	SubTransactionId first_a = a->rd_firstRelfilelocatorSubid;
+	SubTransactionId new_b = b->rd_newRelfilelocatorSubid;
+	SubTransactionId first_b = b->rd_firstRelfilelocatorSubid;
 
-	b->rd_createSubid = a->rd_createSubid;
-	b->rd_newRelfilelocatorSubid = a->rd_newRelfilelocatorSubid;
-	b->rd_firstRelfilelocatorSubid = a->rd_firstRelfilelocatorSubid;
 	refit_assume_new_storage(a);
+	refit_assume_new_storage(b);
+	a->rd_newRelfilelocatorSubid = new_b;
+	a->rd_firstRelfilelocatorSubid = first_b;
+	b->rd_newRelfilelocatorSubid = new_a;
+	b->rd_firstRelfilelocatorSubid = first_a;
 	relation_close(a, NoLock);
 	relation_close(b, NoLock);
 }
@@ -90,7 +104,7 @@ swap_class_rows(Oid table, Oid work)
 			 work);
 	if (a->relfilenode == InvalidOid || b->relfilenode == InvalidOid)
 		elog(ERROR, "cannot exchange the storage of a mapped relation");
-	assume_new_storage(table, work);
+	swap_cache_marks(table, work);
 
 	SWAP(Oid, a->relfilenode, b->relfilenode);
 	SWAP(Oid, a->reltablespace, b->reltablespace);
