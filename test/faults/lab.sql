@@ -17,7 +17,7 @@ $$;
 -- 200 pages or so: several chunks of the copy.
 CREATE TABLE lab.model AS
 SELECT g AS id, g % 100 AS k, md5(g::text) || repeat('.', g % 400) AS v,
-	CASE WHEN g % 250 = 0 THEN lab.wide(g) END AS wide, g AS n
+	CASE WHEN g % 50 = 0 THEN lab.wide(g) END AS wide, g AS n
 FROM generate_series(1, 5000) g;
 
 CREATE TABLE lab.o (id int PRIMARY KEY, k int, v text, wide text, n int,
@@ -149,6 +149,8 @@ CREATE FUNCTION lab.check_storage(t regclass) RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 DECLARE
 	r record;
+	values_here bigint;
+	values_used bigint;
 BEGIN
 	RETURN QUERY SELECT format('verify_heapam: %s %s', c.oid::regclass, v.msg)
 		FROM pg_class c, verify_heapam(c.oid) v
@@ -171,6 +173,15 @@ BEGIN
 			RETURN NEXT format('index %s: %s', r.index, SQLERRM);
 		END;
 	END LOOP;
+	-- what is in column wide is out of line, and nothing else is
+	EXECUTE format('SELECT (SELECT count(DISTINCT chunk_id) FROM %s),'
+		' (SELECT count(wide) FROM %s)',
+		(SELECT reltoastrelid::regclass FROM pg_class WHERE oid = t), t)
+		INTO values_here, values_used;
+	IF values_here <> values_used THEN
+		RETURN NEXT format('%s values are out of line, %s are used',
+			values_here, values_used);
+	END IF;
 END $$;
 
 -- No file belongs to two relations, and none of a relation is missing.

@@ -297,7 +297,7 @@ sub race
 		my ($rows, $error) = $session->result;
 		$self->{another} = $rows if $fault->{another};
 		$self->problem("$command: $error")
-		  if defined $error && !($fault->{control} && $error =~ /^55000/);
+		  if defined $error && $error !~ ($fault->{refused} // qr/^never/);
 	}
 	$server->release;
 	$self->write(1) if !$fault->{gone};

@@ -86,7 +86,7 @@ our @KINDS = (
 #			error to any client
 # sql		run by another session while the process is held, as its owner would
 # list		a query whose rows are run one after the other instead
-# control	a control function: refused where it comes too late
+# refused	the errors that the session may get
 # may		final states that are right beside the kind's own, with SQLSTATEs
 # gone		the table need not be there at the end
 our @FAULTS = (
@@ -122,7 +122,8 @@ our @FAULTS = (
 		name => 'vacuum',
 		action => 'wait',
 		writer => 1,
-		list => 'SELECT lab.vacuums()'
+		list => 'SELECT lab.vacuums()',
+		refused => qr/^(3F000|42P01)/ # a work table that is gone by then
 	},
 	{ name => 'reindex', action => 'wait', writer => 1, sql => 'REINDEX TABLE app.t' },
 	{
@@ -145,14 +146,14 @@ our @FAULTS = (
 		action => 'wait',
 		writer => 1,
 		sql => 'SELECT refit.pause(:id)',
-		control => 1
+		refused => qr/^55000/
 	},
 	{
 		name => 'cancel',
 		action => 'wait',
 		writer => 1,
 		sql => 'SELECT refit.cancel(:id)',
-		control => 1,
+		refused => qr/^55000/,
 		may => { cancelled => [''] }
 	},
 );
