@@ -68,14 +68,14 @@
 #define REST_RETURN 20
 #define REST_RETRY_SOON 200
 #define REST_RETRY 1000
-#define REST_CLEANUP_RETRY 5000
+#define REST_LATE_RETRY 5000
 
 /* ms between two events about a lock that we wait for. */
 #define LOCK_EVENT_INTERVAL 1000
 
 /* Errors at one place after which a migration fails. */
 #define MOST_ERRORS 2
-#define MOST_CLEANUP_ERRORS 10
+#define MOST_LATE_ERRORS 10 /* where there is no way back */
 #define MOST_DEATHS 4
 
 /* One phase of a strategy. */
@@ -837,25 +837,34 @@ record_error(RefitMigration *m, const ErrorData *edata)
 static int
 cleanup_failed(RefitMigration *m)
 {
-	if (m->progress.errors < MOST_CLEANUP_ERRORS)
-		return REST_CLEANUP_RETRY;
+	if (m->progress.errors < MOST_LATE_ERRORS)
+		return REST_LATE_RETRY;
 	set_phase(m, NULL);
 	set_state(m, "failed");
 	return -1;
 }
 
-/* Decides what a failed step means. */
+/*
+ * Decides what a failed step means.  Once the new definition is in place a
+ * migration that says it has failed would be taken for one that has not
+ * happened, so what is left to do is tried for long.
+ */
 static int
 handle_error(RefitMigration *m, const ErrorData *edata)
 {
+	bool late = m->phase != NULL && find_phase(m)->after_cutover;
+
 	if (is_passing(edata->sqlerrcode))
 		return REST_RETRY_SOON;
 	m->progress.errors++;
 	record_error(m, edata);
-	if (m->goal != NULL)
-		return cleanup_failed(m);
 	if (!is_final(edata->sqlerrcode) && m->progress.errors < MOST_ERRORS)
 		return REST_RETRY;
+	if (m->phase != NULL && strcmp(m->phase, "cleanup") == 0)
+		return cleanup_failed(m);
+	if (late && !is_final(edata->sqlerrcode) &&
+		m->progress.errors < MOST_LATE_ERRORS)
+		return REST_LATE_RETRY;
 	set_state(m, "running");
 	set_goal(m, "failed");
 	REFIT_FAULT("failure.recorded");
