@@ -48,6 +48,7 @@ sub run
 	$self->begin;
 	$self->reach_point;
 	if ($fault->{name} eq 'promote') { $self->promote }
+	elsif ($fault->{again}) { $self->again }
 	elsif ($fault->{action} eq 'kill') { $self->after_crash(0) }
 	elsif ($fault->{action} eq 'stop') { $self->after_crash(1) }
 	elsif ($fault->{action} eq 'wait') { $self->race }
@@ -231,6 +232,16 @@ sub stop_writer
 #
 # At the point
 #
+
+# Has it happen once more, where that place is passed a second time.
+sub again
+{
+	my ($self) = @_;
+	my $server = $self->{server};
+
+	$server->arm($self->{point}, $self->{fault}{action});
+	$server->release;
+}
 
 # Gets the server back.
 sub after_crash

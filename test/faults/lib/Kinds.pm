@@ -82,6 +82,7 @@ our @KINDS = (
 
 # name		in the table
 # action	what the process does at the point; 'wait' holds it for what follows
+# again		the same once more, at the same point
 # writer	a client writes meanwhile: where nothing is done that would be an
 #			error to any client
 # sql		run by another session while the process is held, as its owner would
@@ -91,6 +92,13 @@ our @KINDS = (
 # gone		the table need not be there at the end
 our @FAULTS = (
 	{ name => 'error', action => 'error', writer => 1 },
+	{
+		name => 'error twice',
+		action => 'error',
+		again => 1,
+		writer => 1,
+		may => { failed => ['58000'] }
+	},
 	{ name => 'kill', action => 'kill', writer => 1 },
 	{ name => 'stop', action => 'stop', writer => 1 },
 	{ name => 'promote', action => 'wait', writer => 1 },

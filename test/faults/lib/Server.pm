@@ -63,6 +63,7 @@ shared_buffers = 32MB
 restart_after_crash = on
 deadlock_timeout = 200ms
 log_lock_waits = on
+log_min_messages = debug1
 log_error_verbosity = verbose
 log_line_prefix = '%m [%p] %b %a '
 CONF
@@ -159,6 +160,15 @@ sub wait_restarted
 		$self->forget_sessions;
 		eval { $self->query('SELECT 1'); 1 };
 	});
+}
+
+# How many processes of pg_refit have been started, as the log says.
+sub starts
+{
+	my ($self) = @_;
+
+	open my $log, '<', $self->{log} or die;
+	return scalar grep { /starting background worker process "pg_refit/ } <$log>;
 }
 
 # The process id of the postmaster.
