@@ -813,7 +813,10 @@ is_final(int sqlerrcode)
 			   ERRCODE_TO_CATEGORY(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST);
 }
 
-/* Stores the error in the row. */
+/*
+ * Stores the error in the row.  One in the cleanup of a failed migration does
+ * not take the place of the reason why it has failed.
+ */
 static void
 record_error(RefitMigration *m, const ErrorData *edata)
 {
@@ -823,13 +826,15 @@ record_error(RefitMigration *m, const ErrorData *edata)
 	if (row != NULL)
 		detail = detail != NULL ? psprintf("%s %s", detail, row) : row;
 	update_row(m,
-			   "UPDATE refit.migration SET error_code = $2, error_message = $3,"
-			   " error_detail = $4 WHERE id = $1",
-			   unpack_sql_state(edata->sqlerrcode), edata->message, detail);
-	update_row(m,
 			   "UPDATE refit.migration SET error_hint = $2, error_context = $3"
-			   " WHERE id = $1 AND ($4 IS NULL)",
+			   " WHERE id = $1 AND (goal IS NULL OR error_code IS NULL)"
+			   " AND ($4 IS NULL)",
 			   edata->hint, edata->context, NULL);
+	update_row(m,
+			   "UPDATE refit.migration SET error_code = $2, error_message = $3,"
+			   " error_detail = $4"
+			   " WHERE id = $1 AND (goal IS NULL OR error_code IS NULL)",
+			   unpack_sql_state(edata->sqlerrcode), edata->message, detail);
 	refit_catalog_event(m, "error", edata->message, NULL);
 }
 
