@@ -53,7 +53,8 @@ our @KINDS = (
 	},
 	{
 		name => 'repack in an order',
-		submit => "SELECT refit.repack('app.t', 'k DESC, id')",
+		submit => "SELECT refit.repack('app.t', 'k DESC, id',"
+		  . ' options => \'{"chunk_time": "1ms"}\')',
 		final => 'completed',
 		held => 'copy.chunk',
 	},
