@@ -6,6 +6,7 @@
 #   make test-<layer>    regress, isolation, pgtap or tap alone
 #   make test-assert     the tests on a PostgreSQL built with assertions
 #   make test-valgrind   some tests under valgrind
+#   make test-faults     every fault at every point of every kind of migration
 #   make lint            the rule scripts of test/ci, format among them
 #   make format          rewrite the C files as clang-format wants them
 #
@@ -60,6 +61,9 @@ test:
 test-regress test-isolation test-pgtap test-tap:
 	$(top)test/run --only $(@:test-%=%)
 
+test-faults:
+	$(top)test/faults/run
+
 lint:
 	$(top)test/ci/run
 
@@ -69,7 +73,7 @@ format:
 check-format:
 	$(top)test/ci/format.sh
 
-.PHONY: test test-regress test-isolation test-pgtap test-tap lint format check-format
+.PHONY: test test-regress test-isolation test-pgtap test-tap test-faults lint format check-format
 
 # Verbs whose script is in the tree.
 define script_verb

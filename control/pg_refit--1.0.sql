@@ -95,6 +95,7 @@ CREATE TABLE refit.rewrite (
 	log1 oid NOT NULL DEFAULT 0,
 	filenode oid NOT NULL DEFAULT 0,
 	twin_blocks bigint NOT NULL DEFAULT 0,
+	toast_blocks bigint NOT NULL DEFAULT 0,
 	fingerprint text NOT NULL,
 	baseline text,
 	reversed boolean NOT NULL DEFAULT false,

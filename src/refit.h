@@ -66,6 +66,7 @@ typedef struct RefitRewrite
 	Oid logs[REFIT_LOGS];		/* logs of dirty keys */
 	Oid filenode;				/* the table's storage that is being copied */
 	int64 twin_blocks;			/* committed length of the twin */
+	int64 toast_blocks;			/* and of its values out of line */
 	char *fingerprint;			/* definition the plan was made for */
 	RefitBaseline baseline;		/* valid once trigger is */
 	char *inverse;				/* what undoes the actions, see inverse.h */

@@ -62,6 +62,7 @@ enum LoadColumn
 	LOAD_LOG1,
 	LOAD_FILENODE,
 	LOAD_TWIN_BLOCKS,
+	LOAD_TOAST_BLOCKS,
 	LOAD_FINGERPRINT,
 	LOAD_BASELINE,
 	LOAD_SUSPECTS,
@@ -193,6 +194,7 @@ load_rewrite(RefitRewrite *r, MemoryContext context)
 	r->logs[1] = load_int(LOAD_LOG1);
 	r->filenode = load_int(LOAD_FILENODE);
 	r->twin_blocks = load_int(LOAD_TWIN_BLOCKS);
+	r->toast_blocks = load_int(LOAD_TOAST_BLOCKS);
 	r->fingerprint = load_text(context, LOAD_FINGERPRINT);
 	load_verification(r, context);
 	load_inverse(r, context);
@@ -268,7 +270,8 @@ refit_catalog_load(int64 id)
 		" p.throttled_by, p.deaths, p.worker_pid, p.message,"
 		" r.twin::int8, r.blank::int8, r.key_index::int8,"
 		" r.trigger::int8, r.trigger_xmin, r.log0::int8, r.log1::int8,"
-		" r.filenode::int8, r.twin_blocks, r.fingerprint, r.baseline,"
+		" r.filenode::int8, r.twin_blocks, r.toast_blocks, r.fingerprint,"
+		" r.baseline,"
 		" r.suspects::int8, r.verify, r.verify_filenode::int8,"
 		" r.verify_source, r.verify_twin, r.verify_rows, r.verify_skipped,"
 		" r.verify_walks, r.verified, r.discrepancies, r.finding, m.verify,"
@@ -403,10 +406,11 @@ void
 refit_catalog_save_rewrite(const RefitMigration *m)
 {
 	const RefitRewrite *r = &m->rewrite;
-	Oid types[12] = {INT8OID, OIDOID, OIDOID, OIDOID,  OIDOID,	INT8OID,
-					 OIDOID,  OIDOID, OIDOID, INT8OID, TEXTOID, TEXTOID};
-	Datum values[12];
-	bool nulls[12] = {false};
+	Oid types[13] = {INT8OID, OIDOID,  OIDOID, OIDOID, OIDOID,
+					 INT8OID, OIDOID,  OIDOID, OIDOID, INT8OID,
+					 INT8OID, TEXTOID, TEXTOID};
+	Datum values[13];
+	bool nulls[13] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = ObjectIdGetDatum(r->twin);
@@ -418,21 +422,22 @@ refit_catalog_save_rewrite(const RefitMigration *m)
 	values[7] = ObjectIdGetDatum(r->logs[1]);
 	values[8] = ObjectIdGetDatum(r->filenode);
 	values[9] = Int64GetDatum(r->twin_blocks);
-	values[10] = CStringGetTextDatum(r->fingerprint);
-	values[11] = text_or_null(
+	values[10] = Int64GetDatum(r->toast_blocks);
+	values[11] = CStringGetTextDatum(r->fingerprint);
+	values[12] = text_or_null(
 		OidIsValid(r->trigger) ? print_baseline(&r->baseline) : NULL,
-		&nulls[11]);
+		&nulls[12]);
 
 	SPI_connect();
 	refit_sql("INSERT INTO refit.rewrite AS r (id, twin, blank, key_index,"
 			  " trigger, trigger_xmin, log0, log1, filenode, twin_blocks,"
-			  " fingerprint, baseline)"
-			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+			  " toast_blocks, fingerprint, baseline)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
 			  " ON CONFLICT (id) DO UPDATE SET twin = $2, blank = $3,"
 			  " key_index = $4, trigger = $5, trigger_xmin = $6, log0 = $7,"
 			  " log1 = $8, filenode = $9, twin_blocks = $10,"
-			  " fingerprint = $11, baseline = $12",
-			  12, types, values, nulls);
+			  " toast_blocks = $11, fingerprint = $12, baseline = $13",
+			  13, types, values, nulls);
 	SPI_finish();
 	save_verification(m);
 	save_inverse(m);

@@ -74,7 +74,7 @@
 #define REST_RETURN 20
 #define REST_RETRY_SOON 200
 #define REST_RETRY 1000
-#define REST_CLEANUP_RETRY 5000
+#define REST_LATE_RETRY 5000
 #define REST_DISK_FULL 5000
 
 /* ms between two events about a lock that we wait for. */
@@ -82,7 +82,7 @@
 
 /* Errors at one place after which a migration fails. */
 #define MOST_ERRORS 2
-#define MOST_CLEANUP_ERRORS 10
+#define MOST_LATE_ERRORS 10 /* where there is no way back */
 #define MOST_DEATHS 4
 
 /* Seconds between two tries in a revert window that an error bars. */
@@ -368,6 +368,7 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 	refit_catalog_event(
 		m, "plan", psprintf("strategy %s: %s", plan->strategy, plan->reason),
 		NULL);
+	REFIT_FAULT("plan.made");
 	return REFIT_NEXT;
 }
 
@@ -506,6 +507,7 @@ finish(RefitMigration *m)
 		forget_error(m);
 	set_phase(m, NULL);
 	set_state(m, m->goal != NULL ? m->goal : "completed");
+	REFIT_FAULT("finish.written");
 	return -1;
 }
 
@@ -527,6 +529,7 @@ advance(RefitMigration *m, const Phase *phase)
 		set_state(m, "ready");
 		m->progress.message = "waiting for refit.cutover()";
 		refit_catalog_save_progress(m);
+		REFIT_FAULT("ready.written");
 		return REST_READY;
 	}
 	if (strcmp(phase->name, "capture") != 0)
@@ -623,6 +626,7 @@ obey_request(RefitMigration *m)
 			return false;
 		set_state(m, "running");
 		set_goal(m, "cancelled");
+		REFIT_FAULT("cancel.obeyed");
 	}
 	return false;
 }
@@ -739,6 +743,7 @@ run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
 					? GetUserId()
 					: refit_relation_owner(m->relid);
 
+	REFIT_FAULT_IN(phase->name, "begun");
 	check_work_tables(m);
 	refit_rights_begin(&save, owner, true);
 	outcome = phase->step(m, budget);
@@ -940,7 +945,10 @@ is_final(int sqlerrcode)
 			   ERRCODE_TO_CATEGORY(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST);
 }
 
-/* Stores the error in the row. */
+/*
+ * Stores the error in the row.  One in the cleanup of a failed migration does
+ * not take the place of the reason why it has failed.
+ */
 static void
 record_error(RefitMigration *m, const ErrorData *edata)
 {
@@ -950,13 +958,15 @@ record_error(RefitMigration *m, const ErrorData *edata)
 	if (row != NULL)
 		detail = detail != NULL ? psprintf("%s %s", detail, row) : row;
 	update_row(m,
-			   "UPDATE refit.migration SET error_code = $2, error_message = $3,"
-			   " error_detail = $4 WHERE id = $1",
-			   unpack_sql_state(edata->sqlerrcode), edata->message, detail);
-	update_row(m,
 			   "UPDATE refit.migration SET error_hint = $2, error_context = $3"
-			   " WHERE id = $1 AND ($4 IS NULL)",
+			   " WHERE id = $1 AND (goal IS NULL OR error_code IS NULL)"
+			   " AND ($4 IS NULL)",
 			   edata->hint, edata->context, NULL);
+	update_row(m,
+			   "UPDATE refit.migration SET error_code = $2, error_message = $3,"
+			   " error_detail = $4"
+			   " WHERE id = $1 AND (goal IS NULL OR error_code IS NULL)",
+			   unpack_sql_state(edata->sqlerrcode), edata->message, detail);
 	refit_catalog_event(m, "error", edata->message, NULL);
 }
 
@@ -964,8 +974,8 @@ record_error(RefitMigration *m, const ErrorData *edata)
 static int
 cleanup_failed(RefitMigration *m)
 {
-	if (m->progress.errors < MOST_CLEANUP_ERRORS)
-		return REST_CLEANUP_RETRY;
+	if (m->progress.errors < MOST_LATE_ERRORS)
+		return REST_LATE_RETRY;
 	set_phase(m, NULL);
 	set_state(m, "failed");
 	return -1;
@@ -987,10 +997,16 @@ window_failed(RefitMigration *m, const ErrorData *edata)
 	return Min(m->progress.errors, MOST_WINDOW_RESTS) * REST_RETRY;
 }
 
-/* Decides what a failed step means. */
+/*
+ * Decides what a failed step means.  Once the new definition is in place a
+ * migration that says it has failed would be taken for one that has not
+ * happened, so what is left to do is tried for long.
+ */
 static int
 handle_error(RefitMigration *m, const ErrorData *edata)
 {
+	bool late = m->phase != NULL && find_phase(m)->after_cutover;
+
 	if (is_passing(edata->sqlerrcode))
 		return REST_RETRY_SOON;
 	if (is_disk_full(m, edata->sqlerrcode))
@@ -1002,14 +1018,18 @@ handle_error(RefitMigration *m, const ErrorData *edata)
 	if (is_in_phase(m, "window") && get_rel_name(m->relid) != NULL)
 		return window_failed(m, edata);
 	record_error(m, edata);
-	if (refit_catalog_is_given_up(m))
-		return cleanup_failed(m);
 	if (!is_final(edata->sqlerrcode) && m->progress.errors < MOST_ERRORS)
 		return REST_RETRY;
+	if (is_in_phase(m, "cleanup"))
+		return cleanup_failed(m);
 	if (is_reverting(m) && m->rewrite.reversed) /* not put back yet */
 		return return_to_window(m);
+	if (late && !is_final(edata->sqlerrcode) &&
+		m->progress.errors < MOST_LATE_ERRORS)
+		return REST_LATE_RETRY;
 	set_state(m, "running");
 	set_goal(m, "failed");
+	REFIT_FAULT("failure.recorded");
 	return 0;
 }
 

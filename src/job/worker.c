@@ -64,6 +64,7 @@
 #include "job/migration.h"
 #include "job/worker.h"
 #include "refit.h"
+#include "util/fault.h"
 #include "util/sqlutil.h"
 
 #define WORKER_TYPE "pg_refit worker"
@@ -837,6 +838,7 @@ leave_slot(Work *work)
 static void
 hand_over(Work *work)
 {
+	REFIT_FAULT("worker.leaving");
 	refit_migration_release(work->id);
 	leave_slot(work);
 	if (work->started == LIMIT_REACHED)
@@ -849,6 +851,7 @@ work_migration(Work *work)
 {
 	if (!begin_work(work))
 		return;
+	REFIT_FAULT("worker.claimed");
 	do
 	{
 		handle_signals();

@@ -37,7 +37,8 @@
 typedef struct Owed
 {
 	Oid relid;
-	Oid oid; /* InvalidOid: it is gone */
+	Oid other; /* table that a foreign key refers to, or InvalidOid */
+	Oid oid;   /* InvalidOid: it is gone */
 	bool valid;
 	char *name;
 	char *type;
@@ -92,6 +93,7 @@ next_owed(const RefitMigration *m)
 	refit_sql(
 		"SELECT w.relid::int8, coalesce(c.oid, 0)::int8, w.conname,"
 		" c.contype, coalesce(c.convalidated, true), " VIOLATION_QUERY
+		", coalesce(c.confrelid, 0)::int8"
 		" FROM refit.owed w LEFT JOIN pg_catalog.pg_constraint c"
 		"  ON c.conrelid = w.relid AND c.conname = w.conname"
 		" WHERE w.id = $1 AND NOT w.done ORDER BY w.relid, w.conname LIMIT 1",
@@ -110,11 +112,36 @@ next_owed(const RefitMigration *m)
 		owed->name = pstrdup(SPI_getvalue(row, desc, 3));
 		owed->type = type != NULL ? pstrdup(type) : NULL;
 		owed->valid = SPI_getvalue(row, desc, 5)[0] == 't';
+		owed->other = strtoul(SPI_getvalue(row, desc, 7), NULL, 10);
 		owed->query = query != NULL ? pstrdup(query) : NULL;
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
 	return owed;
+}
+
+/*
+ * The same, with its tables locked until our commit: the query names them and
+ * their columns, which may be renamed or moved until then.
+ */
+static Owed *
+lock_owed(const RefitMigration *m)
+{
+	Oid relid = InvalidOid;
+	Oid other = InvalidOid;
+
+	for (;;)
+	{
+		Owed *owed = next_owed(m);
+
+		if (owed == NULL || (owed->relid == relid && owed->other == other))
+			return owed;
+		relid = owed->relid;
+		other = owed->other;
+		LockRelationOid(relid, AccessShareLock);
+		if (OidIsValid(other))
+			LockRelationOid(other, AccessShareLock);
+	}
 }
 
 /* The row between two blocks that violates the constraint, or NULL. */
@@ -238,6 +265,7 @@ settle(RefitMigration *m, const Owed *owed)
 	m->progress.cursor = 0;
 	m->progress.cursor_end = 0;
 	CommandCounterIncrement();
+	REFIT_FAULT("validate.settled");
 }
 
 /* One chunk. */
@@ -245,7 +273,7 @@ RefitOutcome
 refit_constraint_step(RefitMigration *m, RefitBudget *budget)
 {
 	RefitProgress *p = &m->progress;
-	Owed *owed = next_owed(m);
+	Owed *owed = lock_owed(m);
 	Relation rel;
 	double tuples;
 

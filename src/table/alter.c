@@ -143,6 +143,7 @@ refit_alter_step(RefitMigration *m, RefitBudget *budget)
 		budget->pause_ms = refit_polite_lock_backoff(m);
 		return REFIT_WAIT;
 	}
+	REFIT_FAULT("alter.locked");
 	known = known_constraints(m->relid);
 	if (strcmp(m->strategy, "validate") == 0)
 		stmt = defer_scans(m, stmt);
@@ -191,6 +192,7 @@ refit_alter_settle(RefitMigration *m, RefitBudget *budget)
 		budget->pause_ms = refit_polite_lock_backoff(m);
 		return REFIT_WAIT;
 	}
+	REFIT_FAULT("settle.locked");
 	refit_actions_run_public(stmt, m->relid, m->definition, m->search_path);
 	foreach(lc, stmt->cmds)
 	{

@@ -267,6 +267,7 @@ refit_build_analyze(RefitMigration *m, RefitBudget *budget)
 {
 	analyze(m->rewrite.twin);
 	m->progress.pending = refit_capture_pending(m);
+	REFIT_FAULT("analyze.done");
 	return REFIT_NEXT;
 }
 
@@ -280,6 +281,7 @@ refit_build_settle(RefitMigration *m, RefitBudget *budget)
 	table_close(rel, NoLock);
 	if (extended)
 		analyze(m->relid);
+	REFIT_FAULT("settle.analyzed");
 	return REFIT_NEXT;
 }
 

@@ -379,6 +379,7 @@ refit_capture_install(RefitMigration *m, RefitBudget *budget)
 	m->progress.cursor_end = RelationGetNumberOfBlocks(rel);
 	table_close(rel, NoLock);
 	m->rewrite.twin_blocks = 0;
+	m->rewrite.toast_blocks = 0;
 	refit_shape_mark_unlogged(m);
 	refit_catalog_save_rewrite(m);
 	REFIT_FAULT("capture.installed");

@@ -27,8 +27,11 @@
  *	  means that they outlive an aborted chunk.  So the length of the twin is
  *	  committed with each chunk, a chunk cuts the twin to that length before it
  *	  begins, and begins on a new page, so that no page holds rows of two
- *	  chunks.  Values out of line of an aborted chunk stay behind as
- *	  unreferenced space, one chunk's worth a crash at most.
+ *	  chunks.
+ *	  So it is with the values out of line, but their table has an index and
+ *	  cannot be cut: those of an aborted chunk are deleted, row by row.  A crash
+ *	  may have kept a value and lost its index entry, so they must not be left
+ *	  as they are, although nobody refers to them.
  *
  * If the table's storage was exchanged (VACUUM FULL, CLUSTER, TRUNCATE) the
  * copy starts again.  The baseline stays true: these commands keep xmin.  So
@@ -230,6 +233,77 @@ copy_blocks(CopyChunk *c)
 	UnregisterSnapshot(snapshot);
 }
 
+/* A table's length without a last page that nothing was written to. */
+static BlockNumber
+used_blocks(Relation rel)
+{
+	BlockNumber length = RelationGetNumberOfBlocks(rel);
+	Buffer buffer;
+
+	if (length == 0)
+		return 0;
+	buffer = ReadBuffer(rel, length - 1);
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	if (PageGetMaxOffsetNumber(BufferGetPage(buffer)) == 0)
+		length--;
+	UnlockReleaseBuffer(buffer);
+	return length;
+}
+
+/* Deletes the rows of a TOAST table from one of its blocks on. */
+static void
+delete_values(Relation toast, BlockNumber from)
+{
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan =
+		table_beginscan_strat(toast, snapshot, 0, NULL, true, false);
+	HeapTuple tuple;
+
+	heap_setscanlimits(scan, from, RelationGetNumberOfBlocks(toast) - from);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+		simple_heap_delete(toast, &tuple->t_self);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+}
+
+/*
+ * Deletes values of a chunk that was not committed, and has this chunk's begin
+ * on a page of their own, by which the next one will know them.
+ */
+static void
+prepare_values(CopyChunk *c)
+{
+	Oid oid = c->twin->rd_rel->reltoastrelid;
+	Relation toast;
+	BlockNumber used;
+
+	if (!OidIsValid(oid))
+		return;
+	toast = table_open(oid, RowExclusiveLock);
+	used = used_blocks(toast);
+	if (used > c->m->rewrite.toast_blocks)
+		delete_values(toast, c->m->rewrite.toast_blocks);
+	if (used > 0)
+		RelationSetTargetBlock(toast, used < RelationGetNumberOfBlocks(toast)
+										  ? used
+										  : refit_extend_by_page(toast));
+	table_close(toast, NoLock);
+}
+
+/* Notes where the values of the chunks so far end. */
+static void
+note_values(CopyChunk *c)
+{
+	Oid oid = c->twin->rd_rel->reltoastrelid;
+	Relation toast;
+
+	if (!OidIsValid(oid))
+		return;
+	toast = table_open(oid, NoLock);
+	c->m->rewrite.toast_blocks = used_blocks(toast);
+	table_close(toast, NoLock);
+}
+
 /* Starts the copy from the beginning. */
 static void
 start_again(CopyChunk *c, const char *why)
@@ -239,6 +313,7 @@ start_again(CopyChunk *c, const char *why)
 	heap_truncate_one_rel(c->twin);
 	m->rewrite.filenode = c->source->rd_rel->relfilenode;
 	m->rewrite.twin_blocks = 0;
+	m->rewrite.toast_blocks = 0;
 	m->progress.cursor = 0;
 	m->progress.cursor_end = RelationGetNumberOfBlocks(c->source);
 	m->progress.rows_done = 0;
@@ -264,6 +339,7 @@ prepare_twin(CopyChunk *c)
 		RelationTruncate(c->twin, m->rewrite.twin_blocks);
 	if (m->rewrite.twin_blocks > 0)
 		RelationSetTargetBlock(c->twin, refit_extend_by_page(c->twin));
+	prepare_values(c);
 }
 
 /* Opens what a chunk needs. */
@@ -298,6 +374,7 @@ end_chunk(CopyChunk *c)
 		ExecDropSingleTupleTableSlot(c->slots[i]);
 	refit_transform_close(c->transform);
 	m->rewrite.twin_blocks = RelationGetNumberOfBlocks(c->twin);
+	note_values(c);
 	m->progress.rows_done += c->copied;
 	m->progress.bytes_done = m->progress.cursor * BLCKSZ;
 	m->progress.bytes_total = m->progress.cursor_end * BLCKSZ;

@@ -1,0 +1,174 @@
+# Kinds: the kinds of migration that the driver walks, and what it does to them.
+#
+# To add a kind, add an entry to @KINDS: its points are found by running it once.
+# All kinds change app.t of lab.sql, under its load.
+package Kinds;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+
+our @EXPORT_OK = qw(@KINDS @FAULTS kind fault);
+
+# name		in the table of docs/design.md
+# submit	returns the migration's id
+# when		what is done once in a state, with the id for :id
+# final		the state in which it ends
+# changed	is true when the change is in place, and only then
+# held		a point where the worker is held while rows are written, so that the
+#			points after it find some
+our @KINDS = (
+	{
+		name => 'rewrite',
+		submit => "SELECT refit.alter_table('app.t', 'ALTER id TYPE bigint',"
+		  . ' options => \'{"chunk_time": "1ms"}\')',
+		final => 'completed',
+		changed => "SELECT lab.type_of('id') = 'bigint NOT NULL'",
+		held => 'copy.chunk',
+	},
+	{
+		name => 'ready',
+		submit => "SELECT refit.alter_table('app.t', 'ALTER id TYPE bigint',"
+		  . " cutover => 'manual')",
+		when => { ready => 'SELECT refit.cutover(:id)' },
+		final => 'completed',
+		changed => "SELECT lab.type_of('id') = 'bigint NOT NULL'",
+		held => 'index.built',
+	},
+	{
+		name => 'ready, cancelled',
+		submit => "SELECT refit.alter_table('app.t', 'ALTER id TYPE bigint',"
+		  . " cutover => 'manual')",
+		when => { ready => 'SELECT refit.cancel(:id)' },
+		final => 'cancelled',
+		changed => "SELECT lab.type_of('id') = 'bigint NOT NULL'",
+		held => 'index.built',
+	},
+	{
+		name => 'repack',
+		submit => "SELECT refit.repack('app.t', options => '{\"chunk_time\": \"1ms\"}')",
+		final => 'completed',
+		held => 'copy.chunk',
+	},
+	{
+		name => 'repack in an order',
+		submit => "SELECT refit.repack('app.t', 'k DESC, id',"
+		  . ' options => \'{"chunk_time": "1ms"}\')',
+		final => 'completed',
+		held => 'copy.chunk',
+	},
+	{
+		name => 'instant',
+		submit => "SELECT refit.alter_table('app.t', 'ADD COLUMN extra int DEFAULT 5')",
+		final => 'completed',
+		changed => "SELECT lab.type_of('extra') IS NOT NULL",
+	},
+	{
+		name => 'validate',
+		submit => "SELECT refit.alter_table('app.t',"
+		  . " 'ADD CONSTRAINT k_range CHECK (k >= 0), ALTER n SET NOT NULL')",
+		final => 'completed',
+		changed => "SELECT lab.type_of('n') = 'integer NOT NULL'",
+	},
+	{
+		name => 'validate, violated',
+		submit => "SELECT refit.alter_table('app.t',"
+		  . " 'ADD CONSTRAINT n_range CHECK (n <> 4999)')",
+		final => 'failed',
+		code => '23514',
+		changed => "SELECT EXISTS (SELECT FROM pg_constraint WHERE conname = 'n_range')",
+	},
+);
+
+# name		in the table
+# action	what the process does at the point; 'wait' holds it for what follows
+# again		the same once more, at the same point
+# writer	a client writes meanwhile: where nothing is done that would be an
+#			error to any client
+# sql		run by another session while the process is held, as its owner would
+# list		a query whose rows are run one after the other instead
+# refused	the errors that the session may get
+# may		final states that are right beside the kind's own, with SQLSTATEs
+# gone		the table need not be there at the end
+our @FAULTS = (
+	{ name => 'error', action => 'error', writer => 1 },
+	{
+		name => 'error twice',
+		action => 'error',
+		again => 1,
+		writer => 1,
+		may => { failed => ['58000'] }
+	},
+	{ name => 'kill', action => 'kill', writer => 1 },
+	{ name => 'stop', action => 'stop', writer => 1 },
+	{ name => 'promote', action => 'wait', writer => 1 },
+	{
+		name => 'drop',
+		action => 'wait',
+		sql => 'DROP TABLE app.t CASCADE',
+		may => { failed => [ '42P01', '55000' ] },
+		gone => 1
+	},
+	{
+		name => 'rename',
+		action => 'wait',
+		sql => 'ALTER TABLE app.t RENAME TO renamed'
+	},
+	{
+		name => 'set schema',
+		action => 'wait',
+		sql => 'ALTER TABLE app.t SET SCHEMA elsewhere'
+	},
+	{
+		name => 'add column',
+		action => 'wait',
+		sql => 'ALTER TABLE app.t ADD COLUMN more int',
+		may => { failed => ['55000'] }
+	},
+	{ name => 'vacuum full', action => 'wait', writer => 1, sql => 'VACUUM FULL app.t' },
+	{
+		name => 'vacuum',
+		action => 'wait',
+		writer => 1,
+		list => 'SELECT lab.vacuums()',
+		refused => qr/^(3F000|42P01)/ # a work table that is gone by then
+	},
+	{ name => 'reindex', action => 'wait', writer => 1, sql => 'REINDEX TABLE app.t' },
+	{
+		name => 'create index',
+		action => 'wait',
+		writer => 1,
+		sql => 'CREATE INDEX CONCURRENTLY more ON app.t (n)',
+		may => { failed => ['55000'] }
+	},
+	{ name => 'truncate', action => 'wait', writer => 1, sql => 'SELECT lab.empty()' },
+	{
+		name => 'another',
+		action => 'wait',
+		writer => 1,
+		sql => "SELECT refit.repack('app.t')",
+		another => 1
+	},
+	{
+		name => 'pause',
+		action => 'wait',
+		writer => 1,
+		sql => 'SELECT refit.pause(:id)',
+		refused => qr/^55000/
+	},
+	{
+		name => 'cancel',
+		action => 'wait',
+		writer => 1,
+		sql => 'SELECT refit.cancel(:id)',
+		refused => qr/^55000/,
+		may => { cancelled => [''] }
+	},
+);
+
+# An entry by its name.
+sub kind { my ($name) = @_; return (grep { $_->{name} eq $name } @KINDS)[0] }
+sub fault { my ($name) = @_; return (grep { $_->{name} eq $name } @FAULTS)[0] }
+
+1;
