@@ -190,10 +190,106 @@ op_update(Client *c)
 		return;
 	sb_reset(&c->values);
 	zoo_random_tags(&c->values, &c->rng);
+	sb_add(&c->values, "', label = '");
+	zoo_random_label(&c->values, &c->rng);
 	client_change(c, 1,
-				  "UPDATE @ SET note = %s, tags = '%s', grp = %d WHERE %s",
+				  "UPDATE @ SET note = %s, tags = '%s', grp = %d, amount = %d"
+				  " WHERE %s",
 				  note_value(c), c->values.data,
-				  1 + rng_below(&c->rng, PARENT_ROWS), key_is(c, slot));
+				  1 + rng_below(&c->rng, PARENT_ROWS),
+				  rng_below(&c->rng, 1000), key_is(c, slot));
+}
+
+/* Locks a row for sharing, then changes it in a subtransaction: its xmax is a
+ * multixact of the two. */
+static void
+op_lock_and_update(Client *c)
+{
+	int slot = client_pick(c, true);
+
+	if (slot < 0)
+		return;
+	client_change(c, 1, "SELECT born FROM @ WHERE %s FOR %s", key_is(c, slot),
+				  rng_chance(&c->rng, 50) ? "SHARE" : "KEY SHARE");
+	client_run(c, "SAVEPOINT locked", false);
+	client_change(c, 1, "UPDATE @ SET note = %s WHERE %s", note_value(c),
+				  key_is(c, slot));
+	if (rng_chance(&c->rng, 50))
+		client_run(c, "ROLLBACK TO SAVEPOINT locked", false);
+	client_run(c, "RELEASE SAVEPOINT locked", false);
+}
+
+/* Gives a row another range, or none. */
+static void
+op_update_span(Client *c)
+{
+	int slot = client_pick(c, true);
+	long from = ++c->serial * 10;
+
+	if (slot < 0)
+		return;
+	if (rng_chance(&c->rng, 20))
+		client_change(c, 1, "UPDATE @ SET span = NULL WHERE %s",
+					  key_is(c, slot));
+	else
+		client_change(c, 1, "UPDATE @ SET span = '[%ld,%ld)' WHERE %s", from,
+					  from + 1 + rng_below(&c->rng, 9), key_is(c, slot));
+}
+
+/* A team of the connection. */
+static long
+own_team(Client *c)
+{
+	return (c->number - 1) * TEAMS + 1 + rng_below(&c->rng, TEAMS);
+}
+
+/* Puts a row into a team, or the team of a row away: SET NULL cascades. */
+static void
+op_team(Client *c)
+{
+	int slot = client_pick(c, true);
+	long team = own_team(c);
+	char sql[100];
+
+	if (slot >= 0)
+		client_change(c, 1, "UPDATE @ SET team = %ld WHERE %s", team,
+					  key_is(c, slot));
+	if (rng_chance(&c->rng, 70))
+		return;
+	snprintf(sql, sizeof(sql),
+			 rng_chance(&c->rng, 50)
+				 ? "DELETE FROM zoo.team WHERE id = %ld"
+				 : "UPDATE zoo.team SET id = -id WHERE id = %ld",
+			 team);
+	client_run(c, sql, false);
+	snprintf(sql, sizeof(sql), "DELETE FROM zoo.team WHERE id = -%ld", team);
+	client_run(c, sql, false);
+	snprintf(sql, sizeof(sql), "INSERT INTO zoo.team VALUES (%ld)", team);
+	client_run(c, sql, false);
+}
+
+/* Puts some rows into a guild and deletes that: the rows go with it. */
+static void
+op_guild(Client *c)
+{
+	long guild = ++c->serial;
+	int count = 1 + rng_below(&c->rng, 3);
+	char sql[100];
+
+	snprintf(sql, sizeof(sql), "INSERT INTO zoo.guild VALUES (%ld)", guild);
+	client_run(c, sql, false);
+	while (count-- > 0)
+	{
+		int slot = client_pick(c, true);
+
+		if (slot < 0)
+			break;
+		client_change(c, 1, "UPDATE @ SET guild = %ld WHERE %s", guild,
+					  key_is(c, slot));
+		client_mark(c, slot, false);
+	}
+	snprintf(sql, sizeof(sql), "DELETE FROM zoo.guild WHERE id = %ld", guild);
+	client_run(c, sql, false);
 }
 
 /* Changes the document: short, long or none. */
@@ -322,6 +418,45 @@ op_swap_codes(Client *c)
 				  key_is(c, a));
 }
 
+/* Lets two rows change a unique value that is checked at the commit, in one
+ * statement. */
+static void
+op_swap_ranks(Client *c)
+{
+	int a = client_pick(c, true);
+	int b = client_pick(c, true);
+
+	if (a < 0 || b < 0 || a == b)
+		return;
+	client_change(c, 2,
+				  "UPDATE @ AS x SET rank = (SELECT CASE count(y.rank)"
+				  " WHEN 2 THEN sum(y.rank)::bigint - x.rank ELSE x.rank END"
+				  " FROM @ AS y WHERE %s OR %s) WHERE %s OR %s",
+				  key_is(c, a), key_is(c, b), key_is(c, a), key_is(c, b));
+}
+
+/* Lets two rows change ranges that exclude each other, by way of NULL. */
+static void
+op_swap_spans(Client *c)
+{
+	int a = client_pick(c, true);
+	int b = client_pick(c, true);
+	long from = ++c->serial * 10;
+
+	if (a < 0 || b < 0 || a == b)
+		return;
+	client_change(c, 1, "UPDATE @ SET span = NULL WHERE %s", key_is(c, a));
+	client_change(c, 1, "UPDATE @ SET span = '[%ld,%ld)' WHERE %s", from,
+				  from + 9, key_is(c, b));
+	client_change(c, 1, "UPDATE @ SET span = '[%ld,%ld)' WHERE %s", from + 9,
+				  from + 10, key_is(c, a));
+	client_change(c, 1, "UPDATE @ SET span = NULL WHERE %s", key_is(c, b));
+	client_change(c, 1, "UPDATE @ SET span = '[%ld,%ld)' WHERE %s", from,
+				  from + 8, key_is(c, a));
+	client_change(c, 1, "UPDATE @ SET span = '[%ld,%ld)' WHERE %s", from + 8,
+				  from + 10, key_is(c, b));
+}
+
 /* Deletes a row, its children with it. */
 static void
 op_delete(Client *c)
@@ -389,7 +524,7 @@ op_upsert(Client *c)
 	client_change(c, 1,
 				  "INSERT INTO @ (%s) VALUES %s ON CONFLICT (%s) DO UPDATE"
 				  " SET note = EXCLUDED.note, doc = EXCLUDED.doc,"
-				  " tags = EXCLUDED.tags",
+				  " tags = EXCLUDED.tags, rank = EXCLUDED.rank",
 				  columns(c), c->values.data, key_columns(c));
 }
 
@@ -401,7 +536,7 @@ op_merge(Client *c)
 	bool deletes = rng_chance(&c->rng, 30);
 	StrBuf on = {0};
 
-	if (c->load->server_version < 150000)
+	if (c->load->server_version < 150000 || c->load->has_rule)
 		return;
 	sb_reset(&c->values);
 	zoo_row(&c->values, c, ordinal_of(c, slot), false);
@@ -501,6 +636,14 @@ compare_answers(Client *c, const char *what, PGresult *item, PGresult *oracle)
 								PQgetvalue(oracle, row, col));
 }
 
+/* False where the key's type changes to one that a parameter of the old type
+ * cannot be compared with, whoever alters the table. */
+static bool
+has_key_parameters(const Client *c)
+{
+	return c->load->opt.kind->key != KEY_TEXT;
+}
+
 /* Reads a row of both tables with statements prepared long ago. */
 static void
 op_read_prepared(Client *c)
@@ -512,6 +655,8 @@ op_read_prepared(Client *c)
 	PGresult *item;
 	PGresult *oracle;
 
+	if (!has_key_parameters(c))
+		return;
 	if (!client_prepared(c, "read_item", count, values, &item))
 		return;
 	if (client_prepared(c, "read_oracle", count, values, &oracle))
@@ -536,7 +681,7 @@ op_update_prepared(Client *c)
 	PGresult *res;
 	int count;
 
-	if (slot < 0)
+	if (slot < 0 || !has_key_parameters(c))
 		return;
 	count = zoo_key_params(key, c->load->opt.kind, ordinal_of(c, slot));
 	for (int i = 0; i < 2; i++)
@@ -549,6 +694,15 @@ op_update_prepared(Client *c)
 		PQclear(res);
 	}
 	c->rows++;
+}
+
+/* Prepares the statements anew, which plans them for the table as it is. */
+static void
+op_prepare_again(Client *c)
+{
+	client_run(c, "DEALLOCATE ALL", false);
+	if (!c->failed)
+		ops_prepare(c);
 }
 
 /* Reads through the views. */
@@ -564,6 +718,10 @@ op_read_view(Client *c)
 		PQclear(res);
 	if (c->load->has_view)
 		client_run(c, "SELECT n FROM zoo.item_view_above WHERE owner = 0",
+				   false);
+	if (c->load->has_view)
+		client_run(c,
+				   "SELECT count(low) FROM zoo.item_raw_above WHERE owner = 0",
 				   false);
 	client_run(c, "SELECT count(note) FROM zoo.item_plain WHERE owner = 0",
 			   false);
@@ -637,6 +795,12 @@ static const Op ops[] = {
 	{op_delete, 10},
 	{op_delete_insert, 6},
 	{op_swap_by_delete, 3},
+	{op_swap_ranks, 4},
+	{op_swap_spans, 4},
+	{op_update_span, 4},
+	{op_lock_and_update, 3},
+	{op_team, 5},
+	{op_guild, 3},
 	{op_upsert, 8},
 	{op_merge, 6},
 	{op_copy, 2},
@@ -646,6 +810,7 @@ static const Op ops[] = {
 	{op_read_prepared, 6},
 	{op_read_view, 2},
 	{op_update_prepared, 6},
+	{op_prepare_again, 2},
 	{op_savepoint, 5},
 };
 
@@ -838,10 +1003,10 @@ cursor_transaction(Client *c)
 		PQclear(res);
 	}
 	sb_reset(&c->sql);
-	sb_add(&c->sql,
-		   "DECLARE cur CURSOR FOR SELECT %s FROM zoo.item"
-		   " WHERE owner = %d ORDER BY born",
-		   c->load->opt.kind->key_casts, c->range.owner);
+	sb_add(&c->sql, "DECLARE cur CURSOR FOR SELECT ");
+	zoo_key_casts(&c->sql, c->load->opt.kind);
+	sb_add(&c->sql, " FROM zoo.item WHERE owner = %d ORDER BY born",
+		   c->range.owner);
 	client_run(c, c->sql.data, false);
 	client_run(c, "MOVE 10 FROM cur", false);
 	pause_ms(rng_below(&c->rng, 60));
@@ -859,10 +1024,10 @@ hold_transaction(Client *c)
 	if (!c->has_hold)
 	{
 		sb_reset(&c->sql);
-		sb_add(&c->sql,
-			   "DECLARE held CURSOR WITH HOLD FOR SELECT %s, note"
-			   " FROM zoo.item WHERE owner = %d",
-			   c->load->opt.kind->key_casts, c->range.owner);
+		sb_add(&c->sql, "DECLARE held CURSOR WITH HOLD FOR SELECT ");
+		zoo_key_casts(&c->sql, c->load->opt.kind);
+		sb_add(&c->sql, ", note FROM zoo.item WHERE owner = %d",
+			   c->range.owner);
 		client_run(c, c->sql.data, false);
 	}
 	else
@@ -889,19 +1054,66 @@ ops_prepare(Client *c)
 		sb_add(&sql, "PREPARE read_%s AS SELECT %s FROM zoo.%s WHERE %s",
 			   tables[i], compared(c), tables[i],
 			   is_composite ? "(region, num) = ($1, $2)" : "id = $1");
-		exec_or_die(c->conn, sql.data);
+		client_run(c, sql.data, false);
 		sb_reset(&sql);
 		sb_add(&sql,
 			   "PREPARE touch_%s AS UPDATE zoo.%s SET note = $1"
 			   " WHERE %s",
 			   tables[i], tables[i],
 			   is_composite ? "(region, num) = ($2, $3)" : "id = $2");
-		exec_or_die(c->conn, sql.data);
+		client_run(c, sql.data, false);
 	}
 	if (c->load->has_view)
-		exec_or_die(c->conn, "PREPARE view_item AS SELECT count(*)"
-							 " FROM zoo.item_view WHERE owner = $1");
+		client_run(c,
+				   "PREPARE view_item AS SELECT count(*)"
+				   " FROM zoo.item_view WHERE owner = $1",
+				   false);
 	sb_free(&sql);
+}
+
+/* The slot's keys as a list, for at most that many slots in a row. */
+static const char *
+list_of_keys(Client *c, int first, int count)
+{
+	static _Thread_local StrBuf keys;
+
+	sb_reset(&keys);
+	for (int i = 0; i < count; i++)
+	{
+		sb_add(&keys, i > 0 ? ", (" : "(");
+		zoo_key_values(&keys, c->load->opt.kind, ordinal_of(c, first + i));
+		sb_add(&keys, ")");
+	}
+	return keys.data;
+}
+
+/* One statement that deletes many rows, and a COPY of as many new ones. */
+static void
+large_replacement(Client *c)
+{
+	int count = c->range.slots < 600 ? c->range.slots : 600;
+	int first = rng_below(&c->rng, c->range.slots - count + 1);
+	int there = 0;
+
+	c->is_bulk = true;
+	client_begin(c, "");
+	for (int i = 0; i < count; i++)
+		there += c->there[first + i];
+	client_change(c, there, "DELETE FROM @ WHERE (%s) IN (%s)", key_columns(c),
+				  list_of_keys(c, first, count));
+	sb_reset(&c->values);
+	for (int i = 0; i < count; i++)
+	{
+		bool comes_back = rng_chance(&c->rng, 60);
+
+		client_mark(c, first + i, comes_back);
+		if (comes_back)
+			zoo_row(&c->values, c, ordinal_of(c, first + i), true);
+	}
+	if (c->values.len > 0)
+		client_copy(c, c->values.data);
+	client_end(c, rng_chance(&c->rng, 70) ? "commit" : "rollback");
+	c->is_bulk = false;
 }
 
 /* One transaction of any sort. */
@@ -912,9 +1124,11 @@ random_transaction(Client *c)
 
 	if (dice < 4)
 		large_transaction(c);
-	else if (dice < 16)
+	else if (dice < 7)
+		large_replacement(c);
+	else if (dice < 18)
 		compare_transaction(c);
-	else if (dice < 30)
+	else if (dice < 32)
 		cursor_transaction(c);
 	else if (dice < 45)
 		hold_transaction(c);

@@ -609,7 +609,10 @@ submit(Run *run)
 		sb_add(&sql, run->load.actions ? "ALTER TABLE zoo.item "
 									   : "VACUUM (FULL) zoo.item");
 	else if (run->load.actions == NULL)
-		sb_add(&sql, "SELECT refit.repack('zoo.item'");
+		sb_add(&sql, "SELECT refit.repack('zoo.item', %s%s%s",
+			   opt->kind->order_by ? "'" : "",
+			   opt->kind->order_by ? opt->kind->order_by : "NULL",
+			   opt->kind->order_by ? "'" : "");
 	else
 		sb_add(&sql, "SELECT refit.alter_table('zoo.item', $$");
 	if (run->load.actions)
@@ -796,7 +799,7 @@ finish(Run *run, const char *identity)
 	bool is_good = run->outcome.is_good;
 
 	collect_all(run, &total);
-	is_good &= check_all(&run->load, run->conn, identity, &rows);
+	is_good &= check_all(&run->load, run->conn, identity, true, &rows);
 	is_good &= total.errors == 0 && total.divergences == 0;
 	if (opt->max_stall_ms > 0 && total.during.longest > opt->max_stall_ms)
 	{
