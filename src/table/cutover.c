@@ -33,6 +33,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/heap.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
@@ -167,6 +168,21 @@ swap_with_twin(RefitMigration *m)
 		refit_swap_copy_statistics(lfirst_oid(lc_twin), lfirst_oid(lc_table));
 }
 
+/*
+ * Forgets the values of columns that short old rows end before, as VACUUM FULL
+ * does: the rows of a repacked table have all their columns.  An ALTER TABLE
+ * decides that by itself.
+ */
+static void
+forget_missing_values(Oid relid)
+{
+	Relation rel = table_open(relid, NoLock);
+
+	RelationClearMissing(rel);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+}
+
 /* Locks what the cutover touches; false: not now. */
 static bool
 lock_everything(RefitMigration *m, const AlterTableStmt *stmt)
@@ -251,6 +267,8 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 		alter_empty_table(m, stmt);
 	}
 	swap_with_twin(m);
+	if (stmt == NULL)
+		forget_missing_values(m->relid);
 	m->progress.pending = 0;
 	REFIT_FAULT("cutover.swapped");
 	return REFIT_NEXT;
