@@ -364,8 +364,10 @@ static bool
 check_other_indexes(PGconn *conn)
 {
 	static const char *const conditions[] = {
-		"tags @> '{3}'", "tags @> '{7}'",
-		"at BETWEEN '2024-01-01' AND '2024-03-01'", "lower(note) = 'was null'",
+		"tags @> '{3}'",
+		"tags @> '{7}'",
+		"at BETWEEN '2024-01-01' AND '2024-03-01'",
+		"lower(note) = 'was null'",
 		"grp = 3 AND note IS NOT NULL",
 		"label < 'g'",
 		"span && '[10000000000,2000000000000)'",

@@ -196,8 +196,8 @@ op_update(Client *c)
 				  "UPDATE @ SET note = %s, tags = '%s', grp = %d, amount = %d"
 				  " WHERE %s",
 				  note_value(c), c->values.data,
-				  1 + rng_below(&c->rng, PARENT_ROWS),
-				  rng_below(&c->rng, 1000), key_is(c, slot));
+				  1 + rng_below(&c->rng, PARENT_ROWS), rng_below(&c->rng, 1000),
+				  key_is(c, slot));
 }
 
 /* Locks a row for sharing, then changes it in a subtransaction: its xmax is a

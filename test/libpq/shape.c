@@ -32,32 +32,32 @@
 #include "workload.h"
 
 /* The table, and the objects that belong to it. */
-#define OBJECTS \
-	"WITH rel AS (SELECT * FROM pg_class WHERE oid = 'zoo.#'::regclass)," \
-	" seqs AS (SELECT objid AS oid FROM rel, pg_depend" \
-	"  WHERE refclassid = 'pg_class'::regclass AND refobjid = rel.oid" \
-	"  AND classid = 'pg_class'::regclass AND deptype IN ('a', 'i')" \
-	"  AND objid IN (SELECT seqrelid FROM pg_sequence))," \
+#define OBJECTS                                                                \
+	"WITH rel AS (SELECT * FROM pg_class WHERE oid = 'zoo.#'::regclass),"      \
+	" seqs AS (SELECT objid AS oid FROM rel, pg_depend"                        \
+	"  WHERE refclassid = 'pg_class'::regclass AND refobjid = rel.oid"         \
+	"  AND classid = 'pg_class'::regclass AND deptype IN ('a', 'i')"           \
+	"  AND objid IN (SELECT seqrelid FROM pg_sequence)),"                      \
 	" rels AS (SELECT oid FROM rel UNION SELECT indexrelid FROM rel, pg_index" \
-	"  WHERE indrelid = rel.oid UNION SELECT reltoastrelid FROM rel" \
-	"  UNION SELECT indexrelid FROM rel, pg_index" \
-	"  WHERE indrelid = reltoastrelid UNION SELECT oid FROM seqs)," \
-	" things AS (SELECT 'pg_class'::regclass AS class, oid FROM rels" \
-	"  UNION SELECT 'pg_type'::regclass, t.oid FROM rel, pg_type t" \
-	"   WHERE typrelid = rel.oid" \
-	"  UNION SELECT 'pg_type'::regclass, typarray FROM rel, pg_type" \
-	"   WHERE typrelid = rel.oid" \
-	"  UNION SELECT 'pg_attrdef'::regclass, d.oid FROM rel, pg_attrdef d" \
-	"   WHERE adrelid = rel.oid" \
-	"  UNION SELECT 'pg_constraint'::regclass, k.oid FROM rel," \
-	"   pg_constraint k WHERE rel.oid IN (conrelid, confrelid)" \
-	"  UNION SELECT 'pg_trigger'::regclass, t.oid FROM rel, pg_trigger t" \
-	"   WHERE tgrelid = rel.oid" \
-	"  UNION SELECT 'pg_policy'::regclass, p.oid FROM rel, pg_policy p" \
-	"   WHERE polrelid = rel.oid" \
-	"  UNION SELECT 'pg_rewrite'::regclass, r.oid FROM rel, pg_rewrite r" \
-	"   WHERE ev_class = rel.oid" \
-	"  UNION SELECT 'pg_statistic_ext'::regclass, s.oid FROM rel," \
+	"  WHERE indrelid = rel.oid UNION SELECT reltoastrelid FROM rel"           \
+	"  UNION SELECT indexrelid FROM rel, pg_index"                             \
+	"  WHERE indrelid = reltoastrelid UNION SELECT oid FROM seqs),"            \
+	" things AS (SELECT 'pg_class'::regclass AS class, oid FROM rels"          \
+	"  UNION SELECT 'pg_type'::regclass, t.oid FROM rel, pg_type t"            \
+	"   WHERE typrelid = rel.oid"                                              \
+	"  UNION SELECT 'pg_type'::regclass, typarray FROM rel, pg_type"           \
+	"   WHERE typrelid = rel.oid"                                              \
+	"  UNION SELECT 'pg_attrdef'::regclass, d.oid FROM rel, pg_attrdef d"      \
+	"   WHERE adrelid = rel.oid"                                               \
+	"  UNION SELECT 'pg_constraint'::regclass, k.oid FROM rel,"                \
+	"   pg_constraint k WHERE rel.oid IN (conrelid, confrelid)"                \
+	"  UNION SELECT 'pg_trigger'::regclass, t.oid FROM rel, pg_trigger t"      \
+	"   WHERE tgrelid = rel.oid"                                               \
+	"  UNION SELECT 'pg_policy'::regclass, p.oid FROM rel, pg_policy p"        \
+	"   WHERE polrelid = rel.oid"                                              \
+	"  UNION SELECT 'pg_rewrite'::regclass, r.oid FROM rel, pg_rewrite r"      \
+	"   WHERE ev_class = rel.oid"                                              \
+	"  UNION SELECT 'pg_statistic_ext'::regclass, s.oid FROM rel,"             \
 	"   pg_statistic_ext s WHERE stxrelid = rel.oid) "
 
 static const char *const shape_sql[] = {
@@ -176,9 +176,10 @@ shape_of(PGconn *conn, const char *table)
 	{
 		sb_reset(&sql);
 		zoo_expand(&sql, OBJECTS, table);
-		sb_add(&sql, "SELECT regexp_replace(replace(line, '%s', 'TABLE'),"
-					 " '_[0-9]{4,}', '_OID', 'g') FROM (%s) x(line)"
-					 " WHERE line IS NOT NULL ORDER BY 1",
+		sb_add(&sql,
+			   "SELECT regexp_replace(replace(line, '%s', 'TABLE'),"
+			   " '_[0-9]{4,}', '_OID', 'g') FROM (%s) x(line)"
+			   " WHERE line IS NOT NULL ORDER BY 1",
 			   table, shape_sql[i]);
 		res = query_or_die(conn, sql.data);
 		for (int row = 0; row < PQntuples(res); row++)

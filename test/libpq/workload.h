@@ -80,6 +80,8 @@ typedef struct Options
 	bool native;
 	bool sabotage;
 	bool truncate;
+	bool chores;
+	const char *mode; /* of drive.c */
 	bool verbose;
 } Options;
 
@@ -108,6 +110,17 @@ typedef struct Load
 	atomic_long errors_printed;
 	pthread_rwlock_t pause; /* read: in a transaction; write: none is */
 } Load;
+
+/* How the migration ended. */
+typedef struct Outcome
+{
+	long id;
+	char state[32];
+	char cutover_lock_ms[32];
+	char took[32];
+	bool is_good;
+	bool is_changed; /* the table has the new definition */
+} Outcome;
 
 typedef struct Undo
 {
@@ -195,6 +208,15 @@ extern void ops_prepare(Client *c);
 extern void ops_write(Client *c, int count);
 extern void *ops_client_main(void *arg);
 extern bool ops_compare(Client *c, int owner);
+
+/* drive.c: the migration */
+extern bool drive_is_ours(const Options *opt);
+extern bool drive_is_mode(const char *name);
+extern const char *drive_mode_names(void);
+extern void drive_migration(Load *load, PGconn *conn, Outcome *out);
+
+/* chores.c: maintenance meanwhile */
+extern void *chores_main(void *arg);
 
 /* check.c: what must hold at the end */
 extern char *check_identity(PGconn *conn, const Load *load);

@@ -637,14 +637,15 @@ create_views(Load *load, PGconn *conn)
 					  "COMMENT ON COLUMN zoo.item_view.note IS 'its column';"
 					  "CREATE VIEW zoo.item_raw AS SELECT ");
 		zoo_key_columns(&text, load->opt.kind);
-		sb_add(&text, ", buddy, doc, grp, amount, label, ticket, born, owner"
-					  " FROM zoo.item WHERE amount >= 0 WITH CHECK OPTION;"
-					  "ALTER VIEW zoo.item_raw ALTER COLUMN amount SET DEFAULT 9;"
-					  "GRANT SELECT (born), UPDATE (label) ON zoo.item_raw"
-					  " TO refit_zoo_reader;"
-					  "CREATE VIEW zoo.item_raw_above AS SELECT r.*,"
-					  " lower(r.label) AS low FROM zoo.item_raw r;"
-					  "COMMENT ON COLUMN zoo.item_raw_above.low IS 'low';");
+		sb_add(&text,
+			   ", buddy, doc, grp, amount, label, ticket, born, owner"
+			   " FROM zoo.item WHERE amount >= 0 WITH CHECK OPTION;"
+			   "ALTER VIEW zoo.item_raw ALTER COLUMN amount SET DEFAULT 9;"
+			   "GRANT SELECT (born), UPDATE (label) ON zoo.item_raw"
+			   " TO refit_zoo_reader;"
+			   "CREATE VIEW zoo.item_raw_above AS SELECT r.*,"
+			   " lower(r.label) AS low FROM zoo.item_raw r;"
+			   "COMMENT ON COLUMN zoo.item_raw_above.low IS 'low';");
 	}
 	exec_or_die(conn, text.data);
 	sb_free(&text);
