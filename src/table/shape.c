@@ -113,7 +113,11 @@ refit_shape_find_index(Relation rel, int nkeys, const AttrNumber *attnums)
 	return InvalidOid;
 }
 
-/* The definition of a table in one short text. */
+/*
+ * The definition of a table in one short text.  Whether a column has a value
+ * for rows that end before it is not part of it: VACUUM FULL takes that away,
+ * and nothing gives it without another change.
+ */
 char *
 refit_shape_fingerprint(Oid relid)
 {
@@ -121,7 +125,7 @@ refit_shape_fingerprint(Oid relid)
 		"SELECT md5(coalesce(string_agg(x.t, E'\\n' ORDER BY x.t), '')) FROM ("
 		" SELECT 'a' || concat_ws('|', attnum, attname, atttypid, atttypmod,"
 		"  attcollation, attnotnull, attisdropped, attidentity, attgenerated,"
-		"  atthasmissing, attlen, attalign) AS t"
+		"  attlen, attalign) AS t"
 		" FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0"
 		" UNION ALL SELECT 'd' || adnum || adbin::text FROM pg_catalog.pg_attrdef"
 		" WHERE adrelid = $1"
