@@ -4,6 +4,7 @@
 #   make test            every test layer from nothing, on servers of its own
 #   make installcheck    pg_regress and isolation against the installed library
 #   make test-<layer>    regress, isolation, pgtap or tap alone
+#   make soak            random migrations under load until stopped
 #   make lint            the rule scripts of test/ci, format among them
 #   make format          rewrite the C files as clang-format wants them
 #

@@ -307,15 +307,6 @@ check_leftovers(PGconn *conn)
 		check_none(conn, "index not valid",
 				   "SELECT indexrelid::regclass FROM pg_index"
 				   " WHERE NOT (indisvalid AND indisready AND indislive)");
-	is_good &= check_none(
-		conn, "relfrozenxid or relminmxid not valid",
-		"SELECT oid::regclass, relfrozenxid, relminmxid FROM pg_class"
-		" WHERE relkind IN ('r', 'm', 't') AND (relfrozenxid = '0'"
-		" OR relminmxid = '0' OR age(relfrozenxid) < 0 OR"
-		" age(relfrozenxid) > age((SELECT datfrozenxid FROM pg_database"
-		" WHERE datname = current_database())) OR mxid_age(relminmxid) < 0"
-		" OR mxid_age(relminmxid) > mxid_age((SELECT datminmxid"
-		" FROM pg_database WHERE datname = current_database())))");
 	is_good &= check_none(conn, "prepared transaction left",
 						  "SELECT gid FROM pg_prepared_xacts"
 						  " WHERE database = current_database()");
@@ -324,6 +315,21 @@ check_leftovers(PGconn *conn)
 						  " (SELECT FROM pg_stats WHERE schemaname = 'zoo'"
 						  " AND tablename = 'item' AND attname = 'born')");
 	return is_good;
+}
+
+/* Horizons are there, not in the future, and not behind the database's. */
+static bool
+check_horizons(PGconn *conn)
+{
+	return check_none(
+		conn, "relfrozenxid or relminmxid not valid",
+		"SELECT oid::regclass, relfrozenxid, relminmxid FROM pg_class"
+		" WHERE relkind IN ('r', 'm', 't') AND (relfrozenxid = '0'"
+		" OR relminmxid = '0' OR age(relfrozenxid) < 0 OR"
+		" age(relfrozenxid) > age((SELECT datfrozenxid FROM pg_database"
+		" WHERE datname = current_database())) OR mxid_age(relminmxid) < 0"
+		" OR mxid_age(relminmxid) > mxid_age((SELECT datminmxid"
+		" FROM pg_database WHERE datname = current_database())))");
 }
 
 /* What amcheck and pg_visibility say, where they can be had. */
@@ -446,6 +452,7 @@ check_all(Load *load, PGconn *conn, const char *identity, bool is_changed,
 	is_good &= check_same_objects(load, conn, identity);
 	is_good &= check_shape(load, conn, is_changed);
 	is_good &= check_leftovers(conn);
+	is_good &= check_horizons(conn);
 	is_good &= check_storage(conn);
 	is_good &= check_other_indexes(conn);
 	if (load->opt.kind->adds_uuid && is_changed)

@@ -520,8 +520,7 @@ start_clients(Run *run)
 	for (int i = 0; i < run->load.opt.connections; i++)
 		client_init(&run->clients[i], &run->load, i + 1);
 	for (int i = 0; i < run->load.opt.connections; i++)
-		pthread_create(&run->threads[i], NULL, ops_client_main,
-					   &run->clients[i]);
+		pthread_create(&run->threads[i], NULL, load_main, &run->clients[i]);
 }
 
 /* Starts what must stand before the migration begins, and waits for it. */

@@ -204,10 +204,14 @@ extern void client_end(Client *c, const char *how);
 extern void client_diverged(Client *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* ops.c: what a connection does at random */
+extern const char *ops_compared(Client *c);
+extern const char *ops_key_columns(Client *c);
 extern void ops_prepare(Client *c);
+extern void ops_change_hot(Client *c);
 extern void ops_write(Client *c, int count);
-extern void *ops_client_main(void *arg);
-extern bool ops_compare(Client *c, int owner);
+
+/* load.c: its transactions */
+extern void *load_main(void *arg);
 
 /* drive.c: the migration */
 extern bool drive_is_ours(const Options *opt);
