@@ -115,6 +115,7 @@ usage(void)
 		"  --truncate            TRUNCATE once while the migration runs\n"
 		"  --mode MODE           what is done to the migration (plain)\n"
 		"  --chores              checkpoints and vacuums all the time\n"
+		"  --list-kinds, --list-modes  print their names\n"
 		"  --verbose             say where the time went\n"
 		"kinds: %s\nmodes: %s",
 		zoo_kind_names(), drive_mode_names());
@@ -177,6 +178,12 @@ take_option(Options *opt, int letter)
 		case 'H':
 			opt->chores = true;
 			break;
+		case 'K':
+			puts(zoo_kind_names());
+			exit(0);
+		case 'O':
+			puts(drive_mode_names());
+			exit(0);
 		case 'v':
 			opt->verbose = true;
 			break;
@@ -207,6 +214,8 @@ read_options(int argc, char **argv, Options *opt)
 		{"truncate", no_argument, NULL, 'U'},
 		{"mode", required_argument, NULL, 'M'},
 		{"chores", no_argument, NULL, 'H'},
+		{"list-kinds", no_argument, NULL, 'K'},
+		{"list-modes", no_argument, NULL, 'O'},
 		{"verbose", no_argument, NULL, 'v'},
 		{NULL, 0, NULL, 0}};
 	int letter;
