@@ -257,18 +257,37 @@ random_transaction(Client *c)
 		write_transaction(c);
 }
 
+/*
+ * How long to think, in ms, before the next transaction.
+ *
+ * Where the machine is so busy that changes come faster than the migration
+ * applies them, it would never end; so a connection slows down with the time
+ * that the migration has taken, from half a minute on.
+ */
+static double
+think_time(Client *c)
+{
+	double started = atomic_load(&c->load->started_at);
+	double most = c->load->opt.think_ms * 2;
+	double seconds = started > 0 ? (clock_ms() - started) / 1000.0 : 0;
+
+	if (most <= 0)
+		return 0;
+	if (seconds > 30 && atomic_load(&c->load->finished_at) == 0)
+		most *= seconds / 10;
+	return rng_below(&c->rng, (int) (most * 1000)) / 1000.0;
+}
+
 /* The thread of a connection: runs until it is told to stop. */
 void *
 load_main(void *arg)
 {
 	Client *c = arg;
-	int think = (int) (c->load->opt.think_ms * 2000);
 
 	while (!atomic_load(&c->load->stop) && PQstatus(c->conn) == CONNECTION_OK)
 	{
 		random_transaction(c);
-		if (think > 0)
-			pause_ms(rng_below(&c->rng, think) / 1000.0);
+		pause_ms(think_time(c));
 	}
 	return NULL;
 }
