@@ -7,6 +7,7 @@
 #   make test-assert     the tests on a PostgreSQL built with assertions
 #   make test-valgrind   some tests under valgrind
 #   make test-faults     every fault at every point of every kind of migration
+#   make soak            random migrations under load until stopped
 #   make lint            the rule scripts of test/ci, format among them
 #   make format          rewrite the C files as clang-format wants them
 #

@@ -174,6 +174,18 @@ SELECT refit.wait(:id, '60s');
 SELECT strategy FROM refit.migrations WHERE id = :id;
 SELECT conname, valid FROM cons WHERE relation = 'part'::regclass;
 
+-- A foreign key between columns of two collations compares with that of the
+-- referenced one
+CREATE TABLE land (name text COLLATE "C" PRIMARY KEY);
+CREATE TABLE town (id int PRIMARY KEY, land text COLLATE "C" REFERENCES land);
+INSERT INTO land VALUES ('a');
+INSERT INTO town VALUES (1, 'a'), (2, NULL);
+SELECT refit.alter_table('land', 'ALTER name TYPE text COLLATE "POSIX"') AS id \gset
+SELECT refit.wait(:id, '60s');
+SELECT conname, valid FROM cons WHERE relation = 'town'::regclass;
+INSERT INTO town VALUES (3, 'b');
+\echo :SQLSTATE
+
 -- Nothing is owed, nothing is left
 SELECT count(*) FROM refit.owed;
 SELECT relation, conname FROM cons WHERE conname ~ 'refit' OR NOT valid;

@@ -115,6 +115,20 @@ SELECT refit.repack('t', 'n DESC, id') AS id \gset
 SELECT refit.wait(:id, '60s');
 SELECT count(*) FILTER (WHERE n > before) AS out_of_order, count(*)
 	FROM (SELECT n, lag(n) OVER (ORDER BY ctid) AS before FROM t) AS x;
+-- no row is short of a column any more
+ALTER TABLE t ADD COLUMN late int DEFAULT 7;
+SELECT refit.repack('t') AS id \gset
+SELECT refit.wait(:id, '60s');
+SELECT atthasmissing, (SELECT count(*) FROM t WHERE late = 7)
+	FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'late';
+-- that VACUUM FULL does the same meanwhile is no change of the definition
+ALTER TABLE t ADD COLUMN later int DEFAULT 8;
+SELECT refit.alter_table('t', 'ALTER n TYPE int', cutover => 'manual') AS id \gset
+SELECT refit.wait(:id, '60s');
+VACUUM FULL t;
+SELECT refit.cutover(:id) IS NOT NULL AS asked;
+SELECT refit.wait(:id, '60s');
+SELECT count(*) FROM t WHERE later = 8;
 SELECT refit.repack('t', 'n) WHERE (true');
 \echo :SQLSTATE
 SELECT refit.repack('t', 'no_such_column');

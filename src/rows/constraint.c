@@ -46,6 +46,17 @@ typedef struct Owed
 } Owed;
 
 /*
+ * How a foreign key compares one column: with its own operator and, where the
+ * columns have two collations, with that of the referenced one.
+ */
+#define KEY_IS_EQUAL                                                          \
+	"format('p.%I OPERATOR(%I.%s) x.%I%s', pa.attname, n.nspname, o.oprname," \
+	" fa.attname, CASE WHEN pa.attcollation <> fa.attcollation THEN"          \
+	" (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname)"              \
+	"  FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn"       \
+	"  ON cn.oid = co.collnamespace WHERE co.oid = pa.attcollation) END)"
+
+/*
  * The query that finds a violating row between two ctids, by the kind of
  * constraint.  A foreign key compares with its own operators, as RI does.
  */
@@ -64,13 +75,11 @@ typedef struct Owed
 	"    string_agg(format('x.%I IS NULL', fa.attname), ' AND '),"              \
 	"    string_agg(format('x.%I IS NULL', fa.attname), ' OR '),"               \
 	"    c.confrelid::regclass,"                                                \
-	"    string_agg(format('p.%I OPERATOR(%I.%s) x.%I', pa.attname,"            \
-	"     n.nspname, o.oprname, fa.attname), ' AND '))"                         \
+	"    string_agg(" KEY_IS_EQUAL ", ' AND '))"                                \
 	"  ELSE format('%s AND NOT EXISTS (SELECT FROM ONLY %s p WHERE %s)',"       \
 	"    string_agg(format('x.%I IS NOT NULL', fa.attname), ' AND '),"          \
 	"    c.confrelid::regclass,"                                                \
-	"    string_agg(format('p.%I OPERATOR(%I.%s) x.%I', pa.attname,"            \
-	"     n.nspname, o.oprname, fa.attname), ' AND ')) END)"                    \
+	"    string_agg(" KEY_IS_EQUAL ", ' AND ')) END)"                           \
 	"  FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY"           \
 	"   AS k(f, p, op, n)"                                                      \
 	"  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid"             \

@@ -38,6 +38,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/heap.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
@@ -177,6 +178,7 @@ swap_with_twin(RefitMigration *m)
 }
 
 /*
+/*
  * Locks a work table and its indexes, which keeps nobody waiting, and adds its
  * TOAST table to the list: a vacuum that works there is asked to leave.
  */
@@ -237,6 +239,21 @@ is_asked_to_stop(const RefitMigration *m)
 						  1, types, values) != NULL;
 }
 
+/*
+ * Forgets the values of columns that short old rows end before, as VACUUM FULL
+ * does: the rows of a repacked table have all their columns.  An ALTER TABLE
+ * decides that by itself.
+ */
+static void
+forget_missing_values(Oid relid)
+{
+	Relation rel = table_open(relid, NoLock);
+
+	RelationClearMissing(rel);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+}
+
 /* Steps 2 to 5. */
 static void
 put_in_place(RefitMigration *m, const AlterTableStmt *stmt)
@@ -252,6 +269,8 @@ put_in_place(RefitMigration *m, const AlterTableStmt *stmt)
 		alter_empty_table(m, stmt);
 	}
 	swap_with_twin(m);
+	if (stmt == NULL)
+		forget_missing_values(m->relid);
 	if (m->revertible)
 		refit_revert_open_window(m, nkeys, attnums);
 }

@@ -37,6 +37,8 @@ client_init(Client *c, Load *load, int number)
 	rng_seed(&c->rng, load->opt.seed, number);
 	exec_or_die(c->conn, "SET client_encoding = 'UTF8'");
 	ops_prepare(c);
+	if (c->failed)
+		die("could not prepare the statements");
 }
 
 /* Closes the connection and frees what belongs to it. */

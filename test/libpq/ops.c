@@ -5,9 +5,7 @@
  *
  * Each operation makes one change in both tables.  The connection knows
  * which of its slots hold a row, so it knows how many rows each statement
- * must touch.  Most transactions are a few operations; some are a kind of
- * their own: one large update, a reader in an old snapshot, a cursor held
- * open.
+ * must touch.  What transactions are made of them is said in load.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,8 +66,8 @@ columns(Client *c)
 }
 
 /* The key's columns, likewise. */
-static const char *
-key_columns(Client *c)
+const char *
+ops_key_columns(Client *c)
 {
 	static _Thread_local StrBuf text;
 
@@ -79,8 +77,8 @@ key_columns(Client *c)
 }
 
 /* Columns to compare, likewise. */
-static const char *
-compared(Client *c)
+const char *
+ops_compared(Client *c)
 {
 	static _Thread_local StrBuf text;
 
@@ -190,10 +188,106 @@ op_update(Client *c)
 		return;
 	sb_reset(&c->values);
 	zoo_random_tags(&c->values, &c->rng);
+	sb_add(&c->values, "', label = '");
+	zoo_random_label(&c->values, &c->rng);
 	client_change(c, 1,
-				  "UPDATE @ SET note = %s, tags = '%s', grp = %d WHERE %s",
+				  "UPDATE @ SET note = %s, tags = '%s', grp = %d, amount = %d"
+				  " WHERE %s",
 				  note_value(c), c->values.data,
-				  1 + rng_below(&c->rng, PARENT_ROWS), key_is(c, slot));
+				  1 + rng_below(&c->rng, PARENT_ROWS), rng_below(&c->rng, 1000),
+				  key_is(c, slot));
+}
+
+/* Locks a row for sharing, then changes it in a subtransaction: its xmax is a
+ * multixact of the two. */
+static void
+op_lock_and_update(Client *c)
+{
+	int slot = client_pick(c, true);
+
+	if (slot < 0)
+		return;
+	client_change(c, 1, "SELECT born FROM @ WHERE %s FOR %s", key_is(c, slot),
+				  rng_chance(&c->rng, 50) ? "SHARE" : "KEY SHARE");
+	client_run(c, "SAVEPOINT locked", false);
+	client_change(c, 1, "UPDATE @ SET note = %s WHERE %s", note_value(c),
+				  key_is(c, slot));
+	if (rng_chance(&c->rng, 50))
+		client_run(c, "ROLLBACK TO SAVEPOINT locked", false);
+	client_run(c, "RELEASE SAVEPOINT locked", false);
+}
+
+/* Gives a row another range, or none. */
+static void
+op_update_span(Client *c)
+{
+	int slot = client_pick(c, true);
+	long from = ++c->serial * 10;
+
+	if (slot < 0)
+		return;
+	if (rng_chance(&c->rng, 20))
+		client_change(c, 1, "UPDATE @ SET span = NULL WHERE %s",
+					  key_is(c, slot));
+	else
+		client_change(c, 1, "UPDATE @ SET span = '[%ld,%ld)' WHERE %s", from,
+					  from + 1 + rng_below(&c->rng, 9), key_is(c, slot));
+}
+
+/* A team of the connection. */
+static long
+own_team(Client *c)
+{
+	return (c->number - 1) * TEAMS + 1 + rng_below(&c->rng, TEAMS);
+}
+
+/* Puts a row into a team, or the team of a row away: SET NULL cascades. */
+static void
+op_team(Client *c)
+{
+	int slot = client_pick(c, true);
+	long team = own_team(c);
+	char sql[100];
+
+	if (slot >= 0)
+		client_change(c, 1, "UPDATE @ SET team = %ld WHERE %s", team,
+					  key_is(c, slot));
+	if (rng_chance(&c->rng, 70))
+		return;
+	snprintf(sql, sizeof(sql),
+			 rng_chance(&c->rng, 50)
+				 ? "DELETE FROM zoo.team WHERE id = %ld"
+				 : "UPDATE zoo.team SET id = -id WHERE id = %ld",
+			 team);
+	client_run(c, sql, false);
+	snprintf(sql, sizeof(sql), "DELETE FROM zoo.team WHERE id = -%ld", team);
+	client_run(c, sql, false);
+	snprintf(sql, sizeof(sql), "INSERT INTO zoo.team VALUES (%ld)", team);
+	client_run(c, sql, false);
+}
+
+/* Puts some rows into a guild and deletes that: the rows go with it. */
+static void
+op_guild(Client *c)
+{
+	long guild = ++c->serial;
+	int count = 1 + rng_below(&c->rng, 3);
+	char sql[100];
+
+	snprintf(sql, sizeof(sql), "INSERT INTO zoo.guild VALUES (%ld)", guild);
+	client_run(c, sql, false);
+	while (count-- > 0)
+	{
+		int slot = client_pick(c, true);
+
+		if (slot < 0)
+			break;
+		client_change(c, 1, "UPDATE @ SET guild = %ld WHERE %s", guild,
+					  key_is(c, slot));
+		client_mark(c, slot, false);
+	}
+	snprintf(sql, sizeof(sql), "DELETE FROM zoo.guild WHERE id = %ld", guild);
+	client_run(c, sql, false);
 }
 
 /* Changes the document: short, long or none. */
@@ -322,6 +416,45 @@ op_swap_codes(Client *c)
 				  key_is(c, a));
 }
 
+/* Lets two rows change a unique value that is checked at the commit, in one
+ * statement. */
+static void
+op_swap_ranks(Client *c)
+{
+	int a = client_pick(c, true);
+	int b = client_pick(c, true);
+
+	if (a < 0 || b < 0 || a == b)
+		return;
+	client_change(c, 2,
+				  "UPDATE @ AS x SET rank = (SELECT CASE count(y.rank)"
+				  " WHEN 2 THEN sum(y.rank)::bigint - x.rank ELSE x.rank END"
+				  " FROM @ AS y WHERE %s OR %s) WHERE %s OR %s",
+				  key_is(c, a), key_is(c, b), key_is(c, a), key_is(c, b));
+}
+
+/* Lets two rows change ranges that exclude each other, by way of NULL. */
+static void
+op_swap_spans(Client *c)
+{
+	int a = client_pick(c, true);
+	int b = client_pick(c, true);
+	long from = ++c->serial * 10;
+
+	if (a < 0 || b < 0 || a == b)
+		return;
+	client_change(c, 1, "UPDATE @ SET span = NULL WHERE %s", key_is(c, a));
+	client_change(c, 1, "UPDATE @ SET span = '[%ld,%ld)' WHERE %s", from,
+				  from + 9, key_is(c, b));
+	client_change(c, 1, "UPDATE @ SET span = '[%ld,%ld)' WHERE %s", from + 9,
+				  from + 10, key_is(c, a));
+	client_change(c, 1, "UPDATE @ SET span = NULL WHERE %s", key_is(c, b));
+	client_change(c, 1, "UPDATE @ SET span = '[%ld,%ld)' WHERE %s", from,
+				  from + 8, key_is(c, a));
+	client_change(c, 1, "UPDATE @ SET span = '[%ld,%ld)' WHERE %s", from + 8,
+				  from + 10, key_is(c, b));
+}
+
 /* Deletes a row, its children with it. */
 static void
 op_delete(Client *c)
@@ -389,8 +522,8 @@ op_upsert(Client *c)
 	client_change(c, 1,
 				  "INSERT INTO @ (%s) VALUES %s ON CONFLICT (%s) DO UPDATE"
 				  " SET note = EXCLUDED.note, doc = EXCLUDED.doc,"
-				  " tags = EXCLUDED.tags",
-				  columns(c), c->values.data, key_columns(c));
+				  " tags = EXCLUDED.tags, rank = EXCLUDED.rank",
+				  columns(c), c->values.data, ops_key_columns(c));
 }
 
 /* MERGE that updates, deletes or inserts. */
@@ -401,7 +534,7 @@ op_merge(Client *c)
 	bool deletes = rng_chance(&c->rng, 30);
 	StrBuf on = {0};
 
-	if (c->load->server_version < 150000)
+	if (c->load->server_version < 150000 || c->load->has_rule)
 		return;
 	sb_reset(&c->values);
 	zoo_row(&c->values, c, ordinal_of(c, slot), false);
@@ -445,7 +578,7 @@ op_child(Client *c)
 	zoo_key_values(&c->values, c->load->opt.kind, ordinal_of(c, slot));
 	client_change(c, 1,
 				  "INSERT INTO @_child (cid, %s, val) VALUES (%ld, %s, 'c')",
-				  key_columns(c), ++c->serial, c->values.data);
+				  ops_key_columns(c), ++c->serial, c->values.data);
 }
 
 /* Changes or deletes the children of a row. */
@@ -501,6 +634,14 @@ compare_answers(Client *c, const char *what, PGresult *item, PGresult *oracle)
 								PQgetvalue(oracle, row, col));
 }
 
+/* False where the key's type changes to one that a parameter of the old type
+ * cannot be compared with, whoever alters the table. */
+static bool
+has_key_parameters(const Client *c)
+{
+	return c->load->opt.kind->key != KEY_TEXT;
+}
+
 /* Reads a row of both tables with statements prepared long ago. */
 static void
 op_read_prepared(Client *c)
@@ -512,6 +653,8 @@ op_read_prepared(Client *c)
 	PGresult *item;
 	PGresult *oracle;
 
+	if (!has_key_parameters(c))
+		return;
 	if (!client_prepared(c, "read_item", count, values, &item))
 		return;
 	if (client_prepared(c, "read_oracle", count, values, &oracle))
@@ -536,7 +679,7 @@ op_update_prepared(Client *c)
 	PGresult *res;
 	int count;
 
-	if (slot < 0)
+	if (slot < 0 || !has_key_parameters(c))
 		return;
 	count = zoo_key_params(key, c->load->opt.kind, ordinal_of(c, slot));
 	for (int i = 0; i < 2; i++)
@@ -549,6 +692,15 @@ op_update_prepared(Client *c)
 		PQclear(res);
 	}
 	c->rows++;
+}
+
+/* Prepares the statements anew, which plans them for the table as it is. */
+static void
+op_prepare_again(Client *c)
+{
+	client_run(c, "DEALLOCATE ALL", false);
+	if (!c->failed)
+		ops_prepare(c);
 }
 
 /* Reads through the views. */
@@ -565,6 +717,10 @@ op_read_view(Client *c)
 	if (c->load->has_view)
 		client_run(c, "SELECT n FROM zoo.item_view_above WHERE owner = 0",
 				   false);
+	if (c->load->has_view)
+		client_run(c,
+				   "SELECT count(low) FROM zoo.item_raw_above WHERE owner = 0",
+				   false);
 	client_run(c, "SELECT count(note) FROM zoo.item_plain WHERE owner = 0",
 			   false);
 }
@@ -575,8 +731,8 @@ op_read_view(Client *c)
  * The guard is locked first; that statement waits for others by design.  The
  * row may be there or not, so both tables only have to agree.
  */
-static void
-op_hot(Client *c)
+void
+ops_change_hot(Client *c)
 {
 	const Kind *kind = c->load->opt.kind;
 	StrBuf is = {0};
@@ -614,7 +770,7 @@ op_hot(Client *c)
 			client_change(c, 1,
 						  "INSERT INTO @ (%s) VALUES %s ON CONFLICT (%s)"
 						  " DO UPDATE SET note = EXCLUDED.note",
-						  columns(c), row.data, key_columns(c));
+						  columns(c), row.data, ops_key_columns(c));
 	}
 	sb_free(&is);
 	sb_free(&row);
@@ -637,6 +793,12 @@ static const Op ops[] = {
 	{op_delete, 10},
 	{op_delete_insert, 6},
 	{op_swap_by_delete, 3},
+	{op_swap_ranks, 4},
+	{op_swap_spans, 4},
+	{op_update_span, 4},
+	{op_lock_and_update, 3},
+	{op_team, 5},
+	{op_guild, 3},
 	{op_upsert, 8},
 	{op_merge, 6},
 	{op_copy, 2},
@@ -646,6 +808,7 @@ static const Op ops[] = {
 	{op_read_prepared, 6},
 	{op_read_view, 2},
 	{op_update_prepared, 6},
+	{op_prepare_again, 2},
 	{op_savepoint, 5},
 };
 
@@ -698,183 +861,6 @@ ops_write(Client *c, int count)
 		run_random_op(c);
 }
 
-/* How a transaction of writes ends. */
-static const char *
-random_end(Client *c)
-{
-	int dice = rng_below(&c->rng, 100);
-
-	if (dice < 5 && c->load->has_two_phase)
-		return "prepare";
-	return dice < 12 ? "rollback" : "commit";
-}
-
-/* A few changes in one transaction. */
-static void
-write_transaction(Client *c)
-{
-	bool is_snapshot = rng_chance(&c->rng, 6);
-
-	/*
-	 * A snapshot taken before the cutover by a transaction that had not yet
-	 * touched the table does not see the table as it should, after any
-	 * rewriting ALTER TABLE; so the lock comes first.
-	 */
-	client_begin(c, is_snapshot ? "ISOLATION LEVEL REPEATABLE READ" : "");
-	if (is_snapshot)
-		client_run(c, "LOCK TABLE zoo.item IN ROW EXCLUSIVE MODE", false);
-	if (rng_chance(&c->rng, 20))
-		client_run(c, "SET LOCAL synchronous_commit = off", false);
-	if (!is_snapshot && rng_chance(&c->rng, 15))
-		op_hot(c);
-	ops_write(c, 1 + rng_below(&c->rng, 4));
-	if (c->guard > 0)
-		op_hot(c);
-	client_end(c, random_end(c));
-}
-
-/* One statement that changes all rows of the connection. */
-static void
-large_transaction(Client *c)
-{
-	c->is_bulk = true;
-	client_begin(c, "");
-	client_change(c, -1,
-				  "UPDATE @ SET note = 'large %ld', tags = '{1,%d}'"
-				  " WHERE owner = %d AND born %% 3 < 2",
-				  ++c->serial, rng_below(&c->rng, 1000), c->range.owner);
-	client_end(c, rng_chance(&c->rng, 80) ? "commit" : "rollback");
-	c->is_bulk = false;
-}
-
-/*
- * Compares the rows of an owner (of all, when negative) in one statement:
- * whatever the migration is doing, both tables answer alike at any moment.
- */
-bool
-ops_compare(Client *c, int owner)
-{
-	static const char *const tables[] = {"item", "oracle"};
-	char only[60] = "";
-	PGresult *res;
-	bool is_equal = false;
-
-	if (owner >= 0)
-		snprintf(only, sizeof(only), "WHERE owner = %d", owner);
-	sb_reset(&c->sql);
-	sb_add(&c->sql, "SELECT ");
-	for (int i = 0; i < 2; i++)
-		sb_add(&c->sql,
-			   "%s(SELECT concat(count(*), ' rows, hash ',"
-			   " sum(hashtextextended(x::text, 0)))"
-			   " FROM (SELECT %s FROM zoo.%s %s) x)",
-			   i > 0 ? ", " : "", compared(c), tables[i], only);
-	if (!client_query(c, c->sql.data, false, &res))
-		return false;
-	is_equal = strcmp(PQgetvalue(res, 0, 0), PQgetvalue(res, 0, 1)) == 0;
-	if (!is_equal)
-		client_diverged(c, "rows of owner %d: item %s, oracle %s", owner,
-						PQgetvalue(res, 0, 0), PQgetvalue(res, 0, 1));
-	PQclear(res);
-	return is_equal;
-}
-
-/* Compares both tables, in a snapshot that stands for a while or without. */
-static void
-compare_transaction(Client *c)
-{
-	static const char *const modes[] = {
-		"", "ISOLATION LEVEL REPEATABLE READ",
-		"ISOLATION LEVEL SERIALIZABLE, READ ONLY"};
-	int mode = rng_below(&c->rng, 3);
-	int owner = rng_chance(&c->rng, 10) ? -1 : c->range.owner;
-
-	c->is_bulk = true;
-	client_begin(c, modes[mode]);
-	if (mode > 0)
-		client_run(c, "LOCK TABLE zoo.item, zoo.oracle IN ACCESS SHARE MODE",
-				   false);
-	ops_compare(c, owner);
-	if (mode > 0)
-	{
-		pause_ms(rng_below(&c->rng, 100));
-		ops_compare(c, owner);
-	}
-	client_end(c, "commit");
-	c->is_bulk = false;
-}
-
-/* Fetches what is left of a cursor; returns the number of rows, or -1. */
-static long
-fetch_all(Client *c, const char *cursor)
-{
-	char sql[80];
-	PGresult *res;
-	long rows;
-
-	snprintf(sql, sizeof(sql), "FETCH ALL FROM %s", cursor);
-	if (!client_query(c, sql, false, &res))
-		return -1;
-	rows = PQntuples(res);
-	PQclear(res);
-	return rows;
-}
-
-/* Reads with a cursor that stays open for a while. */
-static void
-cursor_transaction(Client *c)
-{
-	PGresult *res;
-	long expected = 0;
-	long rows;
-
-	client_begin(c, "");
-	sb_reset(&c->sql);
-	sb_add(&c->sql, "SELECT count(*) FROM zoo.oracle WHERE owner = %d",
-		   c->range.owner);
-	if (client_query(c, c->sql.data, false, &res))
-	{
-		expected = atol(PQgetvalue(res, 0, 0));
-		PQclear(res);
-	}
-	sb_reset(&c->sql);
-	sb_add(&c->sql,
-		   "DECLARE cur CURSOR FOR SELECT %s FROM zoo.item"
-		   " WHERE owner = %d ORDER BY born",
-		   c->load->opt.kind->key_casts, c->range.owner);
-	client_run(c, c->sql.data, false);
-	client_run(c, "MOVE 10 FROM cur", false);
-	pause_ms(rng_below(&c->rng, 60));
-	rows = fetch_all(c, "cur");
-	if (!c->failed && rows + (expected < 10 ? expected : 10) != expected)
-		client_diverged(c, "cursor gave %ld of %ld rows", rows, expected);
-	client_end(c, "commit");
-}
-
-/* Opens a cursor that outlives its transaction, or reads and closes it. */
-static void
-hold_transaction(Client *c)
-{
-	client_begin(c, "");
-	if (!c->has_hold)
-	{
-		sb_reset(&c->sql);
-		sb_add(&c->sql,
-			   "DECLARE held CURSOR WITH HOLD FOR SELECT %s, note"
-			   " FROM zoo.item WHERE owner = %d",
-			   c->load->opt.kind->key_casts, c->range.owner);
-		client_run(c, c->sql.data, false);
-	}
-	else
-	{
-		fetch_all(c, "held");
-		client_run(c, "CLOSE held", false);
-	}
-	if (!c->failed)
-		c->has_hold = !c->has_hold;
-	client_end(c, "commit");
-}
-
 /* Prepares the statements that are to live through the cutover. */
 void
 ops_prepare(Client *c)
@@ -887,53 +873,21 @@ ops_prepare(Client *c)
 	{
 		sb_reset(&sql);
 		sb_add(&sql, "PREPARE read_%s AS SELECT %s FROM zoo.%s WHERE %s",
-			   tables[i], compared(c), tables[i],
+			   tables[i], ops_compared(c), tables[i],
 			   is_composite ? "(region, num) = ($1, $2)" : "id = $1");
-		exec_or_die(c->conn, sql.data);
+		client_run(c, sql.data, false);
 		sb_reset(&sql);
 		sb_add(&sql,
 			   "PREPARE touch_%s AS UPDATE zoo.%s SET note = $1"
 			   " WHERE %s",
 			   tables[i], tables[i],
 			   is_composite ? "(region, num) = ($2, $3)" : "id = $2");
-		exec_or_die(c->conn, sql.data);
+		client_run(c, sql.data, false);
 	}
 	if (c->load->has_view)
-		exec_or_die(c->conn, "PREPARE view_item AS SELECT count(*)"
-							 " FROM zoo.item_view WHERE owner = $1");
+		client_run(c,
+				   "PREPARE view_item AS SELECT count(*)"
+				   " FROM zoo.item_view WHERE owner = $1",
+				   false);
 	sb_free(&sql);
-}
-
-/* One transaction of any sort. */
-static void
-random_transaction(Client *c)
-{
-	int dice = rng_below(&c->rng, 1000);
-
-	if (dice < 4)
-		large_transaction(c);
-	else if (dice < 16)
-		compare_transaction(c);
-	else if (dice < 30)
-		cursor_transaction(c);
-	else if (dice < 45)
-		hold_transaction(c);
-	else
-		write_transaction(c);
-}
-
-/* The thread of a connection: runs until it is told to stop. */
-void *
-ops_client_main(void *arg)
-{
-	Client *c = arg;
-	int think = (int) (c->load->opt.think_ms * 2000);
-
-	while (!atomic_load(&c->load->stop) && PQstatus(c->conn) == CONNECTION_OK)
-	{
-		random_transaction(c);
-		if (think > 0)
-			pause_ms(rng_below(&c->rng, think) / 1000.0);
-	}
-	return NULL;
 }

@@ -8,7 +8,8 @@
  * The threads: the connections of the load; a few connections whose
  * transaction began before the migration and writes during it; a reader that
  * holds ACCESS SHARE; two stall probes; a sampler of the snapshots that the
- * migration's worker holds; and the main thread, which runs the migration.
+ * migration's worker holds; and the main thread, which runs the migration
+ * (drive.c).
  *
  * Prints one line, "kind=… seed=… ok …" or "… FAILED …", and on standard
  * error what went wrong.  Exit status: 0 good, 1 a check failed, 2 the program
@@ -76,16 +77,6 @@ typedef struct Sampler
 	Holder holders[MAX_HOLDERS];
 } Sampler;
 
-/* How the migration ended. */
-typedef struct Outcome
-{
-	long id;
-	char state[32];
-	char cutover_lock_ms[32];
-	char took[32];
-	bool is_good;
-} Outcome;
-
 typedef struct Run
 {
 	Load load;
@@ -99,6 +90,7 @@ typedef struct Run
 	char probe_sql[PROBES][400];
 	atomic_bool probes_stop;
 	pthread_t truncator;
+	pthread_t chores;
 	_Atomic double truncated_at; /* clock, or 0 */
 	PGconn *conn;
 	Outcome outcome;
@@ -121,9 +113,12 @@ usage(void)
 		"  --command SHELL       another tool instead of ours\n"
 		"  --sabotage            change one row behind the oracle's back\n"
 		"  --truncate            TRUNCATE once while the migration runs\n"
+		"  --mode MODE           what is done to the migration (plain)\n"
+		"  --chores              checkpoints and vacuums all the time\n"
+		"  --list-kinds, --list-modes  print their names\n"
 		"  --verbose             say where the time went\n"
-		"kinds: %s",
-		zoo_kind_names());
+		"kinds: %s\nmodes: %s",
+		zoo_kind_names(), drive_mode_names());
 }
 
 /* Stores one option of the command line. */
@@ -177,6 +172,18 @@ take_option(Options *opt, int letter)
 		case 'U':
 			opt->truncate = true;
 			break;
+		case 'M':
+			opt->mode = optarg;
+			break;
+		case 'H':
+			opt->chores = true;
+			break;
+		case 'K':
+			puts(zoo_kind_names());
+			exit(0);
+		case 'O':
+			puts(drive_mode_names());
+			exit(0);
 		case 'v':
 			opt->verbose = true;
 			break;
@@ -205,12 +212,17 @@ read_options(int argc, char **argv, Options *opt)
 		{"command", required_argument, NULL, 'C'},
 		{"sabotage", no_argument, NULL, 'B'},
 		{"truncate", no_argument, NULL, 'U'},
+		{"mode", required_argument, NULL, 'M'},
+		{"chores", no_argument, NULL, 'H'},
+		{"list-kinds", no_argument, NULL, 'K'},
+		{"list-modes", no_argument, NULL, 'O'},
 		{"verbose", no_argument, NULL, 'v'},
 		{NULL, 0, NULL, 0}};
 	int letter;
 
 	*opt = (Options){.conninfo = "",
 					 .seed = 1,
+					 .mode = "plain",
 					 .connections = 8,
 					 .seconds = 5,
 					 .rows = 20000,
@@ -220,7 +232,8 @@ read_options(int argc, char **argv, Options *opt)
 	while ((letter = getopt_long(argc, argv, "", names, NULL)) != -1)
 		take_option(opt, letter);
 	if (optind < argc || opt->kind == NULL || opt->rows < 1 ||
-		opt->connections < 1 || opt->connections > MAX_CONNECTIONS)
+		opt->connections < 1 || opt->connections > MAX_CONNECTIONS ||
+		!drive_is_mode(opt->mode))
 		usage();
 	if (opt->kind->needs_space && opt->tablespace == NULL)
 		die("kind %s needs --tablespace", opt->kind->name);
@@ -516,8 +529,7 @@ start_clients(Run *run)
 	for (int i = 0; i < run->load.opt.connections; i++)
 		client_init(&run->clients[i], &run->load, i + 1);
 	for (int i = 0; i < run->load.opt.connections; i++)
-		pthread_create(&run->threads[i], NULL, ops_client_main,
-					   &run->clients[i]);
+		pthread_create(&run->threads[i], NULL, load_main, &run->clients[i]);
 }
 
 /* Starts what must stand before the migration begins, and waits for it. */
@@ -545,6 +557,8 @@ start_old(Run *run)
 	pthread_create(&run->sampler.thread, NULL, sampler_main, &run->sampler);
 	if (run->load.opt.truncate)
 		pthread_create(&run->truncator, NULL, truncate_main, run);
+	if (run->load.opt.chores)
+		pthread_create(&run->chores, NULL, chores_main, &run->load);
 }
 
 /* Changes one row of the table that the oracle does not hear of. */
@@ -569,155 +583,6 @@ sabotage(Run *run)
 	PQfinish(conn);
 }
 
-/* Runs a native statement, again when its lock escalation has lost. */
-static PGresult *
-run_native(PGconn *conn, const char *sql)
-{
-	PGresult *res = PQexec(conn, sql);
-	const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
-
-	if (state == NULL || strcmp(state, "40P01") != 0)
-	{
-		if (PQresultStatus(res) != PGRES_COMMAND_OK)
-			die("%s", PQerrorMessage(conn));
-		return res;
-	}
-	PQclear(res);
-	return query_or_die(conn, sql);
-}
-
-/* True when it is our extension that is to migrate the table. */
-static bool
-is_ours(const Options *opt)
-{
-	return !opt->native && opt->command == NULL;
-}
-
-/* Begins the migration: the call of ours, or all of another means. */
-static PGresult *
-submit(Run *run)
-{
-	const Options *opt = &run->load.opt;
-	StrBuf sql = {0};
-	PGresult *res;
-
-	if (opt->command && system(opt->command) != 0)
-		die("failed: %s", opt->command);
-	if (opt->command)
-		return NULL;
-	if (opt->native)
-		sb_add(&sql, run->load.actions ? "ALTER TABLE zoo.item "
-									   : "VACUUM (FULL) zoo.item");
-	else if (run->load.actions == NULL)
-		sb_add(&sql, "SELECT refit.repack('zoo.item'");
-	else
-		sb_add(&sql, "SELECT refit.alter_table('zoo.item', $$");
-	if (run->load.actions)
-		zoo_expand(&sql, run->load.actions, "item");
-	if (!opt->native)
-		sb_add(&sql, "%s)", run->load.actions ? "$$" : "");
-	res = opt->native ? run_native(run->conn, sql.data)
-					  : query_or_die(run->conn, sql.data);
-	sb_free(&sql);
-	return res;
-}
-
-/* True for a state that a migration does not leave by itself. */
-static bool
-is_final(const char *state)
-{
-	return strcmp(state, "completed") == 0 || strcmp(state, "failed") == 0 ||
-		   strcmp(state, "cancelled") == 0 || strcmp(state, "reverted") == 0;
-}
-
-/* Prints what there is to know about a migration that went wrong. */
-static void
-print_migration(Run *run)
-{
-	char sql[300];
-	PGresult *res;
-
-	snprintf(sql, sizeof(sql),
-			 "SELECT m.*, p.phase, p.message, p.waiting_for"
-			 " FROM refit.migrations m LEFT JOIN refit.progress p USING (id)"
-			 " WHERE m.id = %ld",
-			 run->outcome.id);
-	res = PQexec(run->conn, sql);
-	for (int i = 0; i < PQntuples(res); i++)
-		for (int col = 0; col < PQnfields(res); col++)
-			if (!PQgetisnull(res, i, col))
-				fprintf(stderr, "  %s: %s\n", PQfname(res, col),
-						PQgetvalue(res, i, col));
-	PQclear(res);
-	snprintf(sql, sizeof(sql),
-			 "SELECT at::time(3), kind, phase, message, detail"
-			 " FROM refit.events WHERE migration_id = %ld"
-			 " ORDER BY at DESC LIMIT 20",
-			 run->outcome.id);
-	res = PQexec(run->conn, sql);
-	for (int i = PQntuples(res) - 1; i >= 0; i--)
-		fprintf(stderr, "  event %s %s %s %s %.200s\n", PQgetvalue(res, i, 0),
-				PQgetvalue(res, i, 1), PQgetvalue(res, i, 2),
-				PQgetvalue(res, i, 3), PQgetvalue(res, i, 4));
-	PQclear(res);
-}
-
-/* Polls until the migration has ended or its time is up. */
-static void
-await_migration(Run *run)
-{
-	Outcome *out = &run->outcome;
-	double until = clock_ms() + run->load.opt.limit_seconds * 1000.0;
-	char sql[200];
-	PGresult *res;
-
-	snprintf(sql, sizeof(sql),
-			 "SELECT state, coalesce(cutover_lock_ms::text, '-'),"
-			 " round(extract(epoch FROM finished_at - started_at), 1)"
-			 " FROM refit.migrations WHERE id = %ld",
-			 out->id);
-	do
-	{
-		pause_ms(50);
-		res = query_or_die(run->conn, sql);
-		snprintf(out->state, sizeof(out->state), "%s", PQgetvalue(res, 0, 0));
-		snprintf(out->cutover_lock_ms, sizeof(out->cutover_lock_ms), "%s",
-				 PQgetvalue(res, 0, 1));
-		snprintf(out->took, sizeof(out->took), "%s", PQgetvalue(res, 0, 2));
-		PQclear(res);
-	} while (!is_final(out->state) && clock_ms() < until);
-	out->is_good = strcmp(out->state, "completed") == 0;
-}
-
-/* Runs the migration from its submission to its end. */
-static void
-migrate(Run *run)
-{
-	Outcome *out = &run->outcome;
-	PGresult *res;
-	double began = clock_ms();
-
-	atomic_store(&run->load.started_at, began);
-	res = submit(run);
-	strcpy(out->state, "completed");
-	strcpy(out->cutover_lock_ms, "-");
-	out->is_good = true;
-	if (is_ours(&run->load.opt))
-		out->id = atol(PQgetvalue(res, 0, 0));
-	PQclear(res);
-	if (is_ours(&run->load.opt))
-		await_migration(run);
-	if (out->took[0] == '\0')
-		snprintf(out->took, sizeof(out->took), "%.1f",
-				 (clock_ms() - began) / 1000.0);
-	if (!out->is_good)
-	{
-		fprintf(stderr, "the migration is %s:\n", out->state);
-		print_migration(run);
-	}
-	atomic_store(&run->load.finished_at, clock_ms());
-}
-
 /* Ends the load and waits for all its threads. */
 static void
 stop_all(Run *run)
@@ -729,6 +594,8 @@ stop_all(Run *run)
 		pthread_join(run->old[i].thread, NULL);
 	if (run->load.opt.truncate)
 		pthread_join(run->truncator, NULL);
+	if (run->load.opt.chores)
+		pthread_join(run->chores, NULL);
 	pthread_join(run->reader.thread, NULL);
 	pthread_join(run->sampler.thread, NULL);
 	atomic_store(&run->probes_stop, true);
@@ -796,7 +663,8 @@ finish(Run *run, const char *identity)
 	bool is_good = run->outcome.is_good;
 
 	collect_all(run, &total);
-	is_good &= check_all(&run->load, run->conn, identity, &rows);
+	is_good &= check_all(&run->load, run->conn, identity,
+						 run->outcome.is_changed, &rows);
 	is_good &= total.errors == 0 && total.divergences == 0;
 	if (opt->max_stall_ms > 0 && total.during.longest > opt->max_stall_ms)
 	{
@@ -813,11 +681,11 @@ finish(Run *run, const char *identity)
 					: "too late for the migration");
 	if (opt->verbose || !is_good)
 		print_details(run, &total);
-	printf("kind=%s seed=%llu %s rows=%ld transactions=%ld changes=%ld"
+	printf("kind=%s mode=%s seed=%llu %s rows=%ld transactions=%ld changes=%ld"
 		   " client_errors=%ld divergences=%ld retryable=%ld"
 		   " longest_stall_ms=%.1f stall_before_ms=%.1f"
 		   " oldest_snapshot_ms=%.1f cutover_lock_ms=%s seconds=%s state=%s\n",
-		   opt->kind->name, (unsigned long long) opt->seed,
+		   opt->kind->name, opt->mode, (unsigned long long) opt->seed,
 		   is_good ? "ok" : "FAILED", rows, total.transactions, total.rows,
 		   total.errors, total.divergences, total.retryable,
 		   total.during.longest, total.before.longest, run->sampler.oldest_ms,
@@ -850,7 +718,7 @@ prepare(Run *run)
 			   opt->kind->needs_space ? opt->tablespace : "");
 		load->actions = actions.data;
 	}
-	if (is_ours(opt))
+	if (drive_is_ours(opt))
 		exec_or_die(run->conn, "CREATE EXTENSION IF NOT EXISTS pg_refit");
 	zoo_create(load, run->conn);
 }
@@ -884,7 +752,7 @@ main(int argc, char **argv)
 	start_old(&run);
 	if (run.load.opt.sabotage)
 		sabotage(&run);
-	migrate(&run);
+	drive_migration(&run.load, run.conn, &run.outcome);
 	while (clock_ms() < atomic_load(&run.load.finished_at) + 1000 ||
 		   clock_ms() < began + run.load.opt.seconds * 1000.0 ||
 		   !is_refilled(&run))

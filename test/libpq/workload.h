@@ -38,11 +38,13 @@
 #define HOT_SLOTS 80
 #define HOT_GUARDS 4
 #define PARENT_ROWS 50
+#define TEAMS 4 /* rows of zoo.team for each connection */
 
 typedef enum KeyType
 {
 	KEY_INT,
 	KEY_UUID,
+	KEY_TEXT, /* a uuid, as text */
 	KEY_COMPOSITE
 } KeyType;
 
@@ -51,14 +53,14 @@ typedef struct Kind
 {
 	const char *name;
 	KeyType key;
-	const char *actions;   /* of ALTER TABLE, '#' as above; NULL: repack */
-	const char *retyped;   /* the column whose type changes, or NULL */
-	const char *key_casts; /* the key columns, cast to one type for good */
-	const char *doc_cast;  /* column doc, likewise */
-	bool has_code_key;	   /* column code is unique from the start */
-	bool force_rls;		   /* FORCE ROW LEVEL SECURITY with a policy */
-	bool adds_uuid;		   /* column u comes with the migration */
-	bool needs_space;	   /* the actions name a tablespace */
+	const char *actions;	 /* of ALTER TABLE, '#' as above; NULL: repack */
+	const char *order_by;	 /* of a repack */
+	const char *retyped;	 /* "{…}", the columns whose type changes */
+	const char *persistence; /* UNLOGGED: table and child; … CHILD: the child */
+	bool lacks_code_key;	 /* column code is not unique from the start */
+	bool force_rls;			 /* FORCE ROW LEVEL SECURITY with a policy */
+	bool adds_uuid;			 /* column u comes with the migration */
+	bool needs_space;		 /* the actions name a tablespace */
 } Kind;
 
 typedef struct Options
@@ -78,6 +80,8 @@ typedef struct Options
 	bool native;
 	bool sabotage;
 	bool truncate;
+	bool chores;
+	const char *mode; /* of drive.c */
 	bool verbose;
 } Options;
 
@@ -98,6 +102,7 @@ typedef struct Load
 	int server_version;
 	bool has_two_phase;
 	bool has_view; /* false where the native ALTER would refuse it */
+	bool has_rule; /* the table has a rule, so no MERGE */
 	char *key_collation;
 	atomic_bool stop;
 	_Atomic double started_at;	/* clock when the migration began, or 0 */
@@ -105,6 +110,17 @@ typedef struct Load
 	atomic_long errors_printed;
 	pthread_rwlock_t pause; /* read: in a transaction; write: none is */
 } Load;
+
+/* How the migration ended. */
+typedef struct Outcome
+{
+	long id;
+	char state[32];
+	char cutover_lock_ms[32];
+	char took[32];
+	bool is_good;
+	bool is_changed; /* the table has the new definition */
+} Outcome;
 
 typedef struct Undo
 {
@@ -146,9 +162,11 @@ typedef struct Client
 	long divergences;
 } Client;
 
-/* zoo.c: the tables */
+/* kinds.c: the kinds of migration */
 extern const Kind *zoo_kind(const char *name);
 extern const char *zoo_kind_names(void);
+
+/* zoo.c: the tables */
 extern void zoo_expand(StrBuf *out, const char *text, const char *table);
 extern void zoo_create(Load *load, PGconn *conn);
 extern Range zoo_range(const Load *load, int owner);
@@ -158,9 +176,11 @@ extern void zoo_key_is(StrBuf *out, const Kind *kind, long ordinal,
 					   const char *alias);
 extern int zoo_key_params(char out[2][48], const Kind *kind, long ordinal);
 extern void zoo_key_set(StrBuf *out, const Kind *kind, long ordinal);
+extern void zoo_key_casts(StrBuf *out, const Kind *kind);
 extern void zoo_columns(StrBuf *out, const Kind *kind);
 extern void zoo_compared(StrBuf *out, const Kind *kind);
 extern void zoo_random_note(StrBuf *out, Rng *rng);
+extern void zoo_random_label(StrBuf *out, Rng *rng);
 extern void zoo_random_doc(StrBuf *out, Rng *rng);
 extern void zoo_random_tags(StrBuf *out, Rng *rng);
 extern void zoo_row(StrBuf *out, Client *c, long ordinal, bool is_copy);
@@ -184,15 +204,31 @@ extern void client_end(Client *c, const char *how);
 extern void client_diverged(Client *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* ops.c: what a connection does at random */
+extern const char *ops_compared(Client *c);
+extern const char *ops_key_columns(Client *c);
 extern void ops_prepare(Client *c);
+extern void ops_change_hot(Client *c);
 extern void ops_write(Client *c, int count);
-extern void *ops_client_main(void *arg);
-extern bool ops_compare(Client *c, int owner);
+
+/* load.c: its transactions */
+extern void *load_main(void *arg);
+
+/* drive.c: the migration */
+extern bool drive_is_ours(const Options *opt);
+extern bool drive_is_mode(const char *name);
+extern const char *drive_mode_names(void);
+extern void drive_migration(Load *load, PGconn *conn, Outcome *out);
+
+/* chores.c: maintenance meanwhile */
+extern void *chores_main(void *arg);
 
 /* check.c: what must hold at the end */
 extern char *check_identity(PGconn *conn, const Load *load);
 extern void check_watch_uuid(PGconn *conn);
 extern bool check_all(Load *load, PGconn *conn, const char *identity,
-					  long *rows);
+					  bool is_changed, long *rows);
+
+/* shape.c: what the catalogs say of a table */
+extern char *shape_of(PGconn *conn, const char *table);
 
 #endif

@@ -17,51 +17,6 @@
 
 #include "workload.h"
 
-static const Kind kinds[] = {
-	{.name = "int_bigint",
-	 .key = KEY_INT,
-	 .actions = "ALTER COLUMN id TYPE bigint",
-	 .retyped = "id",
-	 .key_casts = "id::bigint",
-	 .doc_cast = "doc",
-	 .has_code_key = true},
-	{.name = "text_jsonb",
-	 .key = KEY_UUID,
-	 .actions = "ALTER COLUMN doc TYPE jsonb USING doc::jsonb",
-	 .retyped = "doc",
-	 .key_casts = "id",
-	 .doc_cast = "doc::jsonb",
-	 .has_code_key = true,
-	 .force_rls = true},
-	{.name = "add_column",
-	 .key = KEY_COMPOSITE,
-	 .actions = "ADD COLUMN u uuid DEFAULT gen_random_uuid()",
-	 .key_casts = "region, num",
-	 .doc_cast = "doc",
-	 .has_code_key = true,
-	 .adds_uuid = true},
-	{.name = "add_unique",
-	 .key = KEY_INT,
-	 .actions = "ADD CONSTRAINT #_code_key UNIQUE (code)",
-	 .key_casts = "id",
-	 .doc_cast = "doc"},
-	{.name = "set_tablespace",
-	 .key = KEY_UUID,
-	 .actions = "SET TABLESPACE ",
-	 .key_casts = "id",
-	 .doc_cast = "doc",
-	 .has_code_key = true,
-	 .needs_space = true},
-	{.name = "repack",
-	 .key = KEY_COMPOSITE,
-	 .key_casts = "region, num",
-	 .doc_cast = "doc",
-	 .has_code_key = true,
-	 .force_rls = true},
-};
-
-#define KIND_COUNT ((int) (sizeof(kinds) / sizeof(kinds[0])))
-
 /* First halves of composite keys; their order depends on the collation. */
 static const char *const regions[] = {"Arger", "\xc3\x84rger", "arger", "a-b",
 									  "ab",	   "a b",		   "zoo",	"Zoo",
@@ -77,6 +32,8 @@ static const char *const common_sql =
 	"GRANT USAGE ON SCHEMA zoo TO refit_zoo_reader;"
 	"CREATE TABLE zoo.parent (id int PRIMARY KEY, name text);"
 	"CREATE TABLE zoo.guard (id int PRIMARY KEY);"
+	"CREATE TABLE zoo.team (id bigint PRIMARY KEY);"
+	"CREATE TABLE zoo.guild (id bigint PRIMARY KEY);"
 	"CREATE TABLE zoo.seen (born bigint, u uuid);"
 	"CREATE FUNCTION zoo.before_change() RETURNS trigger LANGUAGE plpgsql AS"
 	" $$ BEGIN NEW.hits := OLD.hits + 1; RETURN NEW; END $$;"
@@ -88,27 +45,46 @@ static const char *const common_sql =
 	" ELSE"
 	"  INSERT INTO zoo.oracle_audit VALUES"
 	"   (TG_OP, r.born, r.hits, TG_ARGV[1]);"
+	" END IF; RETURN NULL; END $$;"
+	"CREATE FUNCTION zoo.after_statement() RETURNS trigger LANGUAGE plpgsql AS"
+	" $$ BEGIN IF TG_ARGV[0] = 'item' THEN"
+	"  INSERT INTO zoo.item_audit SELECT 'FRESH', sum(born), count(*),"
+	"   'statement' FROM fresh HAVING count(*) > 0;"
+	" ELSE"
+	"  INSERT INTO zoo.oracle_audit SELECT 'FRESH', sum(born), count(*),"
+	"   'statement' FROM fresh HAVING count(*) > 0;"
 	" END IF; RETURN NULL; END $$;";
 
-/* One table; %s in order: key columns, key, code, buddy, all explained below */
+/* One table; %s in order: persistence, key columns, type of buddy, collation,
+ * key, persistence of the child, its key columns. */
 static const char *const table_sql =
-	"CREATE TABLE @ ("
+	"CREATE %s TABLE @ ("
 	" junk1 int, %s, owner int NOT NULL, born bigint NOT NULL,"
 	" grp int NOT NULL, junk2 text, note text, doc text, code bigint,"
 	" tags int[], hits int NOT NULL DEFAULT 0, at timestamptz NOT NULL,"
-	" buddy %s,"
+	" buddy %s, span int8range, rank bigint, team bigint, guild bigint,"
+	" amount int NOT NULL DEFAULT 1, label varchar(80) COLLATE %s DEFAULT 'l',"
+	" extra text DEFAULT 'x',"
+	" ticket int GENERATED ALWAYS AS IDENTITY (INCREMENT 2 CACHE 3),"
 	" gen bigint GENERATED ALWAYS AS (owner * 2 + coalesce(length(note), 0))"
 	" STORED,"
 	" gen_text text GENERATED ALWAYS AS (upper(note)) STORED,"
 	" CONSTRAINT #_pkey PRIMARY KEY (%s),"
 	" CONSTRAINT #_hits_check CHECK (hits >= 0),"
-	" CONSTRAINT #_born_excl EXCLUDE USING btree (born WITH =)"
-	") WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.3);"
+	" CONSTRAINT #_amount_check CHECK (amount >= 0 AND amount < 1000000),"
+	" CONSTRAINT #_label_check CHECK (label <> ''),"
+	" CONSTRAINT #_born_excl EXCLUDE USING btree (born WITH =),"
+	" CONSTRAINT #_span_excl EXCLUDE USING gist (span WITH &&),"
+	" CONSTRAINT #_rank_key UNIQUE (rank) DEFERRABLE INITIALLY DEFERRED"
+	") WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.3,"
+	" toast.autovacuum_vacuum_scale_factor = 0.4);"
 	"ALTER TABLE @ DROP COLUMN junk1, DROP COLUMN junk2;"
 	"CREATE TABLE #_audit (op text, born bigint, hits int, name text);"
-	"CREATE TABLE #_child (cid bigint PRIMARY KEY, %s, val text);"
+	"CREATE %s TABLE #_child (cid bigint PRIMARY KEY, %s, val text);"
 	"ALTER TABLE @ ALTER COLUMN note SET STATISTICS 300,"
-	" ALTER COLUMN doc SET STORAGE EXTERNAL;";
+	" ALTER COLUMN doc SET STORAGE EXTERNAL,"
+	" ALTER COLUMN extra SET COMPRESSION pglz,"
+	" ALTER COLUMN grp SET (n_distinct = 50);";
 
 /* Indexes and what hangs on the table; made when the rows are in. */
 static const char *const after_load_sql =
@@ -118,11 +94,27 @@ static const char *const after_load_sql =
 	"CREATE INDEX #_note_expr ON @ (lower(note), hits DESC);"
 	"CREATE INDEX #_tags_gin ON @ USING gin (tags) WITH (fastupdate = off);"
 	"CREATE INDEX #_at_brin ON @ USING brin (at) WITH (pages_per_range = 8);"
+	"CREATE INDEX #_label_idx ON @ (label, born) WITH (fillfactor = 70);"
+	"CREATE INDEX #_label_pattern ON @ (label varchar_pattern_ops)"
+	" WHERE amount > 500;"
+	"CREATE INDEX #_amount_idx ON @ (amount) INCLUDE (ticket);"
+	"CREATE UNIQUE INDEX #_born_uidx ON @ (born);"
+	"ALTER INDEX #_note_expr ALTER COLUMN 1 SET STATISTICS 123;"
 	"CREATE STATISTICS #_stat ON owner, grp FROM @;"
+	"CREATE STATISTICS #_stat_more (mcv, dependencies) ON grp, amount,"
+	" (hits + 1) FROM @;"
+	"ALTER STATISTICS #_stat_more SET STATISTICS 50;"
+	"COMMENT ON STATISTICS #_stat_more IS 'some statistics';"
 	"ALTER TABLE @ CLUSTER ON #_owner_idx;"
 	"ALTER TABLE @ ADD COLUMN fast int NOT NULL DEFAULT 7;"
 	"ALTER TABLE @ ADD CONSTRAINT #_grp_fkey FOREIGN KEY (grp)"
 	" REFERENCES zoo.parent (id);"
+	"ALTER TABLE @ ADD CONSTRAINT #_team_fkey FOREIGN KEY (team)"
+	" REFERENCES zoo.team ON DELETE SET NULL ON UPDATE CASCADE;"
+	"ALTER TABLE @ ADD CONSTRAINT #_guild_fkey FOREIGN KEY (guild)"
+	" REFERENCES zoo.guild ON DELETE CASCADE DEFERRABLE;"
+	"CREATE INDEX #_team_idx ON @ (team) WHERE team IS NOT NULL;"
+	"CREATE INDEX #_guild_idx ON @ (guild) WHERE guild IS NOT NULL;"
 	"CREATE TRIGGER a_before BEFORE UPDATE ON @"
 	" FOR EACH ROW EXECUTE FUNCTION zoo.before_change();"
 	"CREATE TRIGGER b_after AFTER INSERT OR UPDATE OR DELETE ON @"
@@ -130,6 +122,8 @@ static const char *const after_load_sql =
 	"CREATE TRIGGER z_after_note AFTER UPDATE OF note ON @ FOR EACH ROW"
 	" WHEN (OLD.note IS DISTINCT FROM NEW.note)"
 	" EXECUTE FUNCTION zoo.after_change('#', 'note');"
+	"CREATE TRIGGER s_after AFTER UPDATE ON @ REFERENCING NEW TABLE AS fresh"
+	" FOR EACH STATEMENT EXECUTE FUNCTION zoo.after_statement('#');"
 	"CREATE TRIGGER off_after AFTER INSERT ON @"
 	" FOR EACH ROW EXECUTE FUNCTION zoo.after_change('#', 'off');"
 	"ALTER TABLE @ DISABLE TRIGGER off_after;"
@@ -141,29 +135,13 @@ static const char *const after_load_sql =
 	"COMMENT ON CONSTRAINT #_hits_check ON @ IS 'a check';"
 	"COMMENT ON CONSTRAINT #_pkey ON @ IS 'the key';"
 	"COMMENT ON INDEX #_note_expr IS 'an index';"
+	"COMMENT ON INDEX #_label_idx IS 'an index of a label';"
+	"COMMENT ON CONSTRAINT #_amount_check ON @ IS 'a check of an amount';"
+	"COMMENT ON CONSTRAINT #_span_excl ON @ IS 'an exclusion';"
+	"COMMENT ON CONSTRAINT #_grp_fkey ON @ IS 'a foreign key';"
+	"COMMENT ON COLUMN @.amount IS 'an amount';"
+	"COMMENT ON COLUMN @.label IS 'a label';"
 	"COMMENT ON TRIGGER b_after ON @ IS 'a trigger';";
-
-/* The kind of that name, or NULL. */
-const Kind *
-zoo_kind(const char *name)
-{
-	for (int i = 0; i < KIND_COUNT; i++)
-		if (strcmp(kinds[i].name, name) == 0)
-			return &kinds[i];
-	return NULL;
-}
-
-/* The names of all kinds, for the usage message. */
-const char *
-zoo_kind_names(void)
-{
-	static StrBuf names;
-
-	sb_reset(&names);
-	for (int i = 0; i < KIND_COUNT; i++)
-		sb_add(&names, "%s%s", i > 0 ? " " : "", kinds[i].name);
-	return names.data;
-}
 
 /* Appends the text with '@' and '#' replaced by the table's names. */
 void
@@ -237,7 +215,7 @@ zoo_key_values(StrBuf *out, const Kind *kind, long ordinal)
 
 	if (kind->key == KEY_INT)
 		sb_add(out, "%ld", ordinal);
-	else if (kind->key == KEY_UUID)
+	else if (kind->key != KEY_COMPOSITE)
 	{
 		uuid_text(uuid, sizeof(uuid), ordinal);
 		sb_add(out, "'%s'", uuid);
@@ -250,7 +228,7 @@ zoo_key_values(StrBuf *out, const Kind *kind, long ordinal)
 int
 zoo_key_params(char out[2][48], const Kind *kind, long ordinal)
 {
-	if (kind->key == KEY_UUID)
+	if (kind->key == KEY_UUID || kind->key == KEY_TEXT)
 		uuid_text(out[0], sizeof(out[0]), ordinal);
 	else if (kind->key == KEY_INT)
 		snprintf(out[0], sizeof(out[0]), "%ld", ordinal);
@@ -292,7 +270,21 @@ void
 zoo_columns(StrBuf *out, const Kind *kind)
 {
 	zoo_key_columns(out, kind);
-	sb_add(out, ", owner, born, grp, note, doc, code, tags, at, buddy");
+	sb_add(out, ", owner, born, grp, note, doc, code, tags, at, span, rank,"
+				" amount, label");
+}
+
+/* Appends the key's columns, cast to types that no kind changes. */
+void
+zoo_key_casts(StrBuf *out, const Kind *kind)
+{
+	static const char *const casts[] = {
+		[KEY_INT] = "id::bigint AS id",
+		[KEY_UUID] = "id",
+		[KEY_TEXT] = "id::uuid AS id",
+		[KEY_COMPOSITE] = "region COLLATE \"C\" AS region, num::bigint AS num"};
+
+	sb_add(out, "%s", casts[kind->key]);
 }
 
 /* Appends the columns that must be equal, cast so that a type change of the
@@ -300,10 +292,16 @@ zoo_columns(StrBuf *out, const Kind *kind)
 void
 zoo_compared(StrBuf *out, const Kind *kind)
 {
+	bool is_jsonb = kind->retyped && strcmp(kind->retyped, "{doc}") == 0;
+
+	zoo_key_casts(out, kind);
 	sb_add(out,
-		   "%s, owner, born, grp, note, %s AS doc, code, tags, hits, at,"
-		   " buddy, gen, gen_text, fast",
-		   kind->key_casts, kind->doc_cast);
+		   ", owner, born, grp::bigint AS grp, note, doc%s AS doc, code, tags,"
+		   " hits, at, %s AS buddy, span, rank, team, guild,"
+		   " amount::bigint AS amount, label::text COLLATE \"C\" AS label, gen,"
+		   " gen_text, fast",
+		   is_jsonb ? "::jsonb" : "",
+		   kind->key == KEY_TEXT ? "buddy::uuid" : "buddy");
 }
 
 /* Appends a short text. */
@@ -314,6 +312,14 @@ zoo_random_note(StrBuf *out, Rng *rng)
 										"x"};
 
 	sb_add(out, "%s %d", words[rng_below(rng, 5)], rng_below(rng, 100000));
+}
+
+/* Appends a label of at most 24 characters; collations order them apart. */
+void
+zoo_random_label(StrBuf *out, Rng *rng)
+{
+	sb_add(out, "%s %d", regions[rng_below(rng, REGION_COUNT)],
+		   rng_below(rng, 10000));
 }
 
 /* Appends a JSON text: mostly short, one in eight too long for the page. */
@@ -373,10 +379,31 @@ copy_key(StrBuf *out, const Kind *kind, long ordinal)
 	uuid_text(uuid, sizeof(uuid), ordinal);
 	if (kind->key == KEY_INT)
 		sb_add(out, "%ld", ordinal);
-	else if (kind->key == KEY_UUID)
+	else if (kind->key != KEY_COMPOSITE)
 		sb_add(out, "%s", uuid);
 	else
 		sb_add(out, "%s\t%ld", regions[ordinal % REGION_COUNT], ordinal);
+}
+
+/* Appends the columns behind the time: span, rank, amount, label. */
+static void
+row_tail(StrBuf *out, Rng *rng, long unique, bool is_copy)
+{
+	const char *quote = is_copy ? "" : "'";
+
+	if (rng_chance(rng, 20))
+		row_null(out, is_copy);
+	else
+		sb_add(out, "%s[%ld,%ld)%s", quote, unique * 10, unique * 10 + 7,
+			   quote);
+	row_next(out, is_copy);
+	sb_add(out, "%ld", unique);
+	row_next(out, is_copy);
+	sb_add(out, "%d", rng_below(rng, 1000));
+	row_next(out, is_copy);
+	sb_add(out, "%s", quote);
+	zoo_random_label(out, rng);
+	sb_add(out, "%s", quote);
 }
 
 /*
@@ -432,7 +459,7 @@ zoo_row(StrBuf *out, Client *c, long ordinal, bool is_copy)
 	random_time(out, &c->rng);
 	sb_add(out, "%s", quote);
 	row_next(out, is_copy);
-	row_null(out, is_copy);
+	row_tail(out, &c->rng, unique, is_copy);
 	sb_add(out, is_copy ? "\n" : ")");
 }
 
@@ -487,37 +514,52 @@ run_for(PGconn *conn, const char *table, const char *text)
 	sb_free(&sql);
 }
 
+/* Appends the definition of the key's columns. */
+static void
+add_key_columns(StrBuf *out, const Load *load, bool is_serial)
+{
+	static const char *const columns[] = {
+		[KEY_INT] = "id int GENERATED BY DEFAULT AS IDENTITY"
+					" (SEQUENCE NAME #_id_seq START 1000000000)",
+		[KEY_UUID] = "id uuid DEFAULT gen_random_uuid()",
+		[KEY_TEXT] = "id text"};
+
+	if (load->opt.kind->key == KEY_COMPOSITE)
+		sb_add(out, "region text COLLATE %s, num int", load->key_collation);
+	else if (is_serial)
+		sb_add(out, "id int NOT NULL DEFAULT nextval('#_id_seq')");
+	else
+		sb_add(out, "%s", columns[load->opt.kind->key]);
+}
+
 /* Creates one of the tables, still without indexes and triggers. */
 static void
 create_table(const Load *load, PGconn *conn, const char *table)
 {
-	static const char *const one_key[] = {"id int", "id uuid"};
+	static const char *const key_types[] = {[KEY_INT] = "int",
+											[KEY_UUID] = "uuid",
+											[KEY_TEXT] = "text",
+											[KEY_COMPOSITE] = "int"};
 	const Kind *kind = load->opt.kind;
-	bool is_serial = load->opt.seed % 2 == 0;
+	const char *type = key_types[kind->key];
+	bool is_serial = kind->key == KEY_INT && load->opt.seed % 2 == 0;
+	bool is_child = kind->persistence && strstr(kind->persistence, "CHILD");
 	StrBuf text = {0};
 	StrBuf key = {0};
 	StrBuf child = {0};
 
+	add_key_columns(&key, load, is_serial);
 	if (kind->key == KEY_COMPOSITE)
-	{
-		sb_add(&key, "region text COLLATE %s, num int", load->key_collation);
 		sb_add(&child, "%s", key.data);
-	}
 	else
-	{
-		sb_add(&child, "%s", one_key[kind->key]);
-		sb_add(&key, "%s%s", one_key[kind->key],
-			   kind->key == KEY_UUID ? " DEFAULT gen_random_uuid()"
-			   : is_serial			 ? " NOT NULL DEFAULT nextval('#_id_seq')"
-									 : " GENERATED BY DEFAULT AS IDENTITY"
-									   " (SEQUENCE NAME #_id_seq START 1000000000)");
-	}
-	if (kind->key == KEY_INT && is_serial)
+		sb_add(&child, "id %s", type);
+	if (is_serial)
 		sb_add(&text, "CREATE SEQUENCE #_id_seq AS int START 1000000000;");
-	sb_add(&text, table_sql, key.data,
-		   kind->key == KEY_COMPOSITE ? "int" : child.data + 3,
-		   kind->key == KEY_COMPOSITE ? "region, num" : "id", child.data);
-	if (kind->key == KEY_INT && is_serial)
+	sb_add(&text, table_sql, kind->persistence && !is_child ? "UNLOGGED" : "",
+		   key.data, type, load->key_collation,
+		   kind->key == KEY_COMPOSITE ? "region, num" : "id",
+		   kind->persistence ? "UNLOGGED" : "", child.data);
+	if (is_serial)
 		sb_add(&text, "ALTER SEQUENCE #_id_seq OWNED BY @.id;");
 	run_for(conn, table, text.data);
 	sb_free(&text);
@@ -529,11 +571,14 @@ create_table(const Load *load, PGconn *conn, const char *table)
 static void
 finish_table(const Load *load, PGconn *conn, const char *table)
 {
+	static const char *const identities[] = {
+		"", "ALTER TABLE @ REPLICA IDENTITY FULL;",
+		"ALTER TABLE @ REPLICA IDENTITY USING INDEX #_born_uidx;"};
 	const Kind *kind = load->opt.kind;
 	StrBuf text = {0};
 
 	sb_add(&text, "%s", after_load_sql);
-	if (kind->has_code_key)
+	if (!kind->lacks_code_key)
 		sb_add(&text, "ALTER TABLE @ ADD CONSTRAINT #_code_key"
 					  " UNIQUE (code);");
 	if (kind->key != KEY_COMPOSITE)
@@ -541,11 +586,15 @@ finish_table(const Load *load, PGconn *conn, const char *table)
 					  "ALTER TABLE @ ADD CONSTRAINT #_buddy_fkey"
 					  " FOREIGN KEY (buddy) REFERENCES @ (id)"
 					  " ON DELETE SET NULL ON UPDATE CASCADE;");
-	sb_add(&text, "ALTER TABLE @_child ADD CONSTRAINT #_child_fkey"
-				  " FOREIGN KEY (");
-	zoo_key_columns(&text, kind);
-	sb_add(&text, ") REFERENCES @ ON DELETE CASCADE ON UPDATE CASCADE;"
-				  "CREATE INDEX #_child_idx ON @_child (");
+	/* no foreign key could follow a key from text to uuid */
+	if (kind->key != KEY_TEXT)
+	{
+		sb_add(&text, "ALTER TABLE @_child ADD CONSTRAINT #_child_fkey"
+					  " FOREIGN KEY (");
+		zoo_key_columns(&text, kind);
+		sb_add(&text, ") REFERENCES @ ON DELETE CASCADE ON UPDATE CASCADE;");
+	}
+	sb_add(&text, "CREATE INDEX #_child_idx ON @_child (");
 	zoo_key_columns(&text, kind);
 	sb_add(&text, ");");
 	sb_add(&text, "CREATE POLICY some_rows ON @ TO refit_zoo_reader,"
@@ -553,6 +602,12 @@ finish_table(const Load *load, PGconn *conn, const char *table)
 				  "ALTER TABLE @ ENABLE ROW LEVEL SECURITY;");
 	if (kind->force_rls)
 		sb_add(&text, "ALTER TABLE @ FORCE ROW LEVEL SECURITY;");
+	sb_add(&text, "%s", identities[load->opt.seed % 3]);
+	/* MERGE refuses a table with any rule */
+	if (load->has_rule)
+		sb_add(&text, "CREATE RULE a_rule AS ON DELETE TO @"
+					  " WHERE OLD.born < 0 DO ALSO NOTHING;"
+					  "COMMENT ON RULE a_rule ON @ IS 'a rule';");
 	run_for(conn, table, text.data);
 	sb_free(&text);
 }
@@ -579,10 +634,35 @@ create_views(Load *load, PGconn *conn)
 					  " GROUP BY owner;"
 					  "GRANT SELECT ON zoo.item_view TO refit_zoo_reader;"
 					  "COMMENT ON VIEW zoo.item_view IS 'a dependent view';"
-					  "COMMENT ON COLUMN zoo.item_view.note IS 'its column';");
+					  "COMMENT ON COLUMN zoo.item_view.note IS 'its column';"
+					  "CREATE VIEW zoo.item_raw AS SELECT ");
+		zoo_key_columns(&text, load->opt.kind);
+		sb_add(&text,
+			   ", buddy, doc, grp, amount, label, ticket, born, owner"
+			   " FROM zoo.item WHERE amount >= 0 WITH CHECK OPTION;"
+			   "ALTER VIEW zoo.item_raw ALTER COLUMN amount SET DEFAULT 9;"
+			   "GRANT SELECT (born), UPDATE (label) ON zoo.item_raw"
+			   " TO refit_zoo_reader;"
+			   "CREATE VIEW zoo.item_raw_above AS SELECT r.*,"
+			   " lower(r.label) AS low FROM zoo.item_raw r;"
+			   "COMMENT ON COLUMN zoo.item_raw_above.low IS 'low';");
 	}
 	exec_or_die(conn, text.data);
 	sb_free(&text);
+}
+
+/* Publishes the table, some of it, and all tables; an unlogged one cannot be
+ * published, and one that is cannot become unlogged. */
+static void
+create_publications(const Load *load, PGconn *conn)
+{
+	if (load->opt.kind->persistence == NULL)
+		exec_or_die(conn, "CREATE PUBLICATION zoo_pub FOR TABLE zoo.item;"
+						  "CREATE PUBLICATION zoo_some FOR TABLE zoo.item"
+						  " (born, note) WHERE (owner < 500)"
+						  " WITH (publish = 'insert')");
+	exec_or_die(conn, "CREATE PUBLICATION zoo_all FOR ALL TABLES"
+					  " WITH (publish = 'insert, truncate')");
 }
 
 /* Removes what an earlier run left, prepared transactions included. */
@@ -601,7 +681,7 @@ drop_old(PGconn *conn)
 		exec_or_die(conn, sql);
 	}
 	PQclear(res);
-	exec_or_die(conn, "DROP PUBLICATION IF EXISTS zoo_pub");
+	exec_or_die(conn, "DROP PUBLICATION IF EXISTS zoo_pub, zoo_some, zoo_all");
 	exec_or_die(conn, "DROP SCHEMA IF EXISTS zoo CASCADE");
 	exec_quietly(conn, "CREATE ROLE refit_zoo_owner");
 	exec_quietly(conn, "CREATE ROLE refit_zoo_reader");
@@ -615,6 +695,7 @@ zoo_create(Load *load, PGconn *conn)
 	StrBuf text = {0};
 
 	drop_old(conn);
+	load->has_rule = load->opt.seed % 4 == 3;
 	load->key_collation = value_or_die(
 		conn, "SELECT coalesce((SELECT '\"de-x-icu\"' FROM pg_collation"
 			  " WHERE collname = 'de-x-icu'"
@@ -631,8 +712,9 @@ zoo_create(Load *load, PGconn *conn)
 	sb_add(&text,
 		   "INSERT INTO zoo.parent SELECT g, 'parent ' || g"
 		   " FROM generate_series(1, %d) g;"
-		   "INSERT INTO zoo.guard SELECT generate_series(1, %d)",
-		   PARENT_ROWS, HOT_GUARDS);
+		   "INSERT INTO zoo.guard SELECT generate_series(1, %d);"
+		   "INSERT INTO zoo.team SELECT generate_series(1, %d)",
+		   PARENT_ROWS, HOT_GUARDS, (MAX_CONNECTIONS + OLD_CLIENTS) * TEAMS);
 	exec_or_die(conn, text.data);
 	for (int i = 0; i < 3; i++)
 		create_table(load, conn, tables[i]);
@@ -648,7 +730,7 @@ zoo_create(Load *load, PGconn *conn)
 		finish_table(load, conn, tables[i]);
 	create_views(load, conn);
 	exec_or_die(conn, "RESET ROLE; RESET search_path");
-	exec_or_die(conn, "CREATE PUBLICATION zoo_pub FOR TABLE zoo.item");
+	create_publications(load, conn);
 	exec_or_die(conn, "ANALYZE");
 	sb_free(&text);
 }
