@@ -136,6 +136,25 @@ refit_capture_mark_dirty(Relation log, TupleTableSlot *row, int nkeys,
 	write_entry(log, values, nulls);
 }
 
+/*
+ * Are the table's key columns still what the log was made for?  Whoever altered
+ * or dropped one has ended the migration: its next step sees another
+ * fingerprint.  Until then writers must not take a value for one of another
+ * type.
+ */
+static bool
+log_fits(Relation log, Relation table, const CaptureState *state)
+{
+	TupleDesc desc = RelationGetDescr(table);
+
+	for (int i = 0; i < state->nkeys; i++)
+		if (state->attnums[i] > desc->natts ||
+			TupleDescAttr(desc, state->attnums[i] - 1)->atttypid !=
+				TupleDescAttr(RelationGetDescr(log), i)->atttypid)
+			return false;
+	return true;
+}
+
 /* Have two versions of a row the same key, to the bit? */
 static bool
 same_key(TupleTableSlot *a, TupleTableSlot *b, const CaptureState *state)
@@ -186,7 +205,7 @@ refit_capture(PG_FUNCTION_ARGS)
 	log = open_log(state->logs);
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
 		write_truncate_mark(log, state->nkeys);
-	else
+	else if (log_fits(log, data->tg_relation, state))
 	{
 		refit_capture_mark_dirty(log, data->tg_trigslot, state->nkeys,
 								 state->attnums);

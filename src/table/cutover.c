@@ -239,7 +239,6 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	REFIT_FAULT("cutover.locked");
 	if (refit_capture_pending(m) > MOST_PENDING)
 		return REFIT_RETURN; /* something large has committed meanwhile */
-	refit_shape_check(m);
 	refit_capture_check(m);
 	refit_catchup_apply(m, &batch);
 	REFIT_FAULT("cutover.applied");
