@@ -88,11 +88,17 @@ refit_twin_create_schema(int64 id, Oid owner)
 	return schema;
 }
 
-/* Finds the work schema. */
+/* Finds the work schema.  Another one of that name is none of our business. */
 Oid
 refit_twin_find_schema(int64 id)
 {
-	return get_namespace_oid(psprintf("refit_" INT64_FORMAT, id), true);
+	Oid schema = get_namespace_oid(psprintf("refit_" INT64_FORMAT, id), true);
+
+	if (!OidIsValid(schema) ||
+		getExtensionOfObject(NamespaceRelationId, schema) !=
+			get_extension_oid(REFIT_EXTENSION, false))
+		return InvalidOid;
+	return schema;
 }
 
 /* Drops the work schema; the extension itself stays. */
