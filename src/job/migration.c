@@ -856,13 +856,15 @@ handle_error(RefitMigration *m, const ErrorData *edata)
 	return 0;
 }
 
-/* Records a step's error. */
+/* Records a step's error, if nobody else has the claim. */
 int
 refit_migration_failed(int64 id, const ErrorData *edata)
 {
 	RefitMigration *m;
 	int rest;
 
+	if (!refit_migration_claim(id, false))
+		return -1;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	m = refit_catalog_load(id);
 	if (m == NULL ||
