@@ -24,8 +24,8 @@
  * Who waits: everybody who uses the table, from the grant of the locks to the
  * end of the commit, and for refit.lock_timeout at most before that.
  *
- * Whose rights: the owner's, event triggers included.  Catalog rows are written
- * with low-level functions, views parsed as superuser.
+ * Whose rights: the owner's, event triggers included, for a view its own
+ * owner's.  Catalog rows are written with low-level functions.
  *
  *-------------------------------------------------------------------------
  */
