@@ -615,6 +615,31 @@ check_work_tables(const RefitMigration *m)
 					 m->id)));
 }
 
+/*
+ * The actions run with the rights of the table's owner, who may be another than
+ * when they were submitted.  An ERROR unless whoever wrote them has these rights
+ * now; from phase prepare on the fingerprint knows the owner as well.
+ */
+static void
+check_submitter(const RefitMigration *m)
+{
+	if (update_row(m,
+				   "SELECT FROM refit.migration m JOIN pg_catalog.pg_class c"
+				   " ON c.oid = m.relid JOIN pg_catalog.pg_roles r"
+				   " ON r.rolname = m.submitted_by"
+				   " WHERE m.id = $1 AND pg_has_role(r.oid, c.relowner,"
+				   "  'USAGE') AND ($2 IS NULL) AND ($3 IS NULL)"
+				   " AND ($4 IS NULL)",
+				   NULL, NULL, NULL) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("migration " INT64_FORMAT
+						" was submitted by somebody who has not the rights of "
+						"the owner of %s now",
+						m->id, refit_qualified_name(m->relid)),
+				 errhint("Look at its actions and submit them as the owner.")));
+}
+
 /* Runs a phase's step with the owner's rights. */
 static RefitOutcome
 run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
@@ -626,6 +651,8 @@ run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
 					: refit_relation_owner(m->relid);
 
 	check_work_tables(m);
+	if (!phase->after_cutover)
+		check_submitter(m);
 	refit_rights_begin(&save, owner, true);
 	outcome = phase->step(m, budget);
 	refit_rights_end(&save);
