@@ -279,7 +279,19 @@ create_trigger(const RefitMigration *m, bool row, int16 events, Oid function)
 	return address.objectId;
 }
 
-/* Is this a capture trigger of this migration, by name and first argument? */
+/* The function of the triggers. */
+static Oid
+capture_function(void)
+{
+	return LookupFuncName(
+		list_make2(makeString(REFIT_SCHEMA), makeString("_capture")), 0, NULL,
+		false);
+}
+
+/*
+ * Is this a capture trigger of this migration, by function and first argument?
+ * The table's owner can give it another name.
+ */
 static bool
 is_trigger_of(const RefitMigration *m, Relation pg_trigger, HeapTuple tuple)
 {
@@ -289,7 +301,7 @@ is_trigger_of(const RefitMigration *m, Relation pg_trigger, HeapTuple tuple)
 	Datum args;
 
 	if (!form->tgisinternal || form->tgnargs == 0 ||
-		strncmp(NameStr(form->tgname), TRIGGER_NAME, strlen(TRIGGER_NAME)) != 0)
+		form->tgfoid != capture_function())
 		return false;
 	args = heap_getattr(tuple, Anum_pg_trigger_tgargs,
 						RelationGetDescr(pg_trigger), &isnull);
@@ -364,9 +376,7 @@ refit_capture_install(RefitMigration *m, RefitBudget *budget)
 	}
 	REFIT_FAULT("capture.locked");
 	refit_shape_check(m);
-	function = LookupFuncName(
-		list_make2(makeString(REFIT_SCHEMA), makeString("_capture")), 0, NULL,
-		false);
+	function = capture_function();
 	m->rewrite.trigger = create_trigger(
 		m, true,
 		TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE,
