@@ -101,17 +101,42 @@ refit_twin_find_schema(int64 id)
 	return schema;
 }
 
-/* Drops the work schema; the extension itself stays. */
-void
-refit_twin_drop_schema(Oid schema)
+/* Drops a work object with all that is in it; the extension itself stays. */
+static void
+drop_member(Oid classid, Oid objid)
 {
 	ObjectAddress object;
 
-	ObjectAddressSet(object, NamespaceRelationId, schema);
+	if (getExtensionOfObject(classid, objid) !=
+		get_extension_oid(REFIT_EXTENSION, false))
+		return;
+	ObjectAddressSet(object, classid, objid);
 	performDeletion(&object, DROP_CASCADE,
 					PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY |
 						PERFORM_DELETION_SKIP_EXTENSIONS);
 	CommandCounterIncrement();
+}
+
+/* Drops the work schema. */
+void
+refit_twin_drop_schema(Oid schema)
+{
+	drop_member(NamespaceRelationId, schema);
+}
+
+/* Drops a work table of that source, if it is there. */
+void
+refit_twin_drop_table(Oid table, Oid source)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	bool is_ours;
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	is_ours = ((Form_pg_class) GETSTRUCT(tuple))->relrewrite == source;
+	ReleaseSysCache(tuple);
+	if (is_ours)
+		drop_member(RelationRelationId, table);
 }
 
 /* Sets pg_class.relrewrite. */

@@ -27,6 +27,8 @@ extern Oid refit_twin_create_schema(int64 id, Oid owner);
 extern Oid refit_twin_find_schema(int64 id);
 /* Drops the schema and all that is in it. */
 extern void refit_twin_drop_schema(Oid schema);
+/* Drops a work table of that source; none, or one that is not ours: no error. */
+extern void refit_twin_drop_table(Oid table, Oid source);
 
 /*
  * An empty table with the given descriptor's columns, dropped ones included,
