@@ -36,6 +36,7 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "catalog/toasting.h"
+#include "commands/defrem.h"
 #include "commands/extension.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_utilcmd.h"
@@ -235,6 +236,15 @@ reloptions_of(Oid relid)
 	return options;
 }
 
+/* The name, or where the twin or an index of it has that, another. */
+static const char *
+free_name(const char *name, Oid schema)
+{
+	if (!OidIsValid(get_relname_relid(name, schema)))
+		return name;
+	return ChooseRelationName(name, NULL, "refit", schema, false);
+}
+
 /* An empty table with the given columns. */
 Oid
 refit_twin_create_table(Relation source, Oid schema, const char *name,
@@ -244,11 +254,11 @@ refit_twin_create_table(Relation source, Oid schema, const char *name,
 	Oid relid;
 
 	relid = heap_create_with_catalog(
-		name, schema, source->rd_rel->reltablespace, InvalidOid, InvalidOid,
-		InvalidOid, owner, source->rd_rel->relam, desc, NIL, RELKIND_RELATION,
-		source->rd_rel->relpersistence, false, false, ONCOMMIT_NOOP,
-		reloptions_of(RelationGetRelid(source)), false, true, true,
-		RelationGetRelid(source), NULL);
+		free_name(name, schema), schema, source->rd_rel->reltablespace,
+		InvalidOid, InvalidOid, InvalidOid, owner, source->rd_rel->relam, desc,
+		NIL, RELKIND_RELATION, source->rd_rel->relpersistence, false, false,
+		ONCOMMIT_NOOP, reloptions_of(RelationGetRelid(source)), false, true,
+		true, RelationGetRelid(source), NULL);
 	CommandCounterIncrement();
 	NewHeapCreateToastTable(
 		relid, OidIsValid(toast) ? reloptions_of(toast) : (Datum) 0,
