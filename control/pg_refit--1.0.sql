@@ -278,7 +278,7 @@ BEGIN
 			WHEN query_canceled OR admin_shutdown THEN
 				PERFORM refit._release(id);
 				RAISE;
-			WHEN OTHERS THEN
+			WHEN OTHERS OR assert_failure THEN -- OTHERS leaves that one out
 				GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE,
 					message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
 					hint = PG_EXCEPTION_HINT, context = PG_EXCEPTION_CONTEXT;

@@ -67,12 +67,22 @@ is_allowed(const RefitMigration *m)
 		   (get_rel_name(m->relid) != NULL && refit_owns_relation(m->relid));
 }
 
-/* An ERROR unless the caller may control this migration. */
+/*
+ * An ERROR unless the caller may control this migration.
+ *
+ * An expression of the owner that a step evaluates may not: the step's process
+ * has the claim, so the state would change under the step.
+ */
 static void
 check_rights(int64 id)
 {
 	RefitMigration *m = refit_catalog_load(id);
 
+	if (InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot control a migration within security-restricted "
+						"operation")));
 	if (m == NULL)
 		refuse_unknown(id);
 	if (!is_allowed(m))
@@ -348,6 +358,11 @@ Datum
 refit_step(PG_FUNCTION_ARGS)
 {
 	check_rights(PG_GETARG_INT64(0));
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("a step of a migration needs a transaction of its own"),
+				 errhint("Use CALL refit.run(id).")));
 	if (XactIsoLevel != XACT_READ_COMMITTED)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
@@ -384,6 +399,8 @@ refit_step_failed(PG_FUNCTION_ARGS)
 		edata.sqlerrcode =
 			MAKE_SQLSTATE(code[0], code[1], code[2], code[3], code[4]);
 	edata.message = message_arg(fcinfo, 2);
+	if (edata.message == NULL)
+		edata.message = "";
 	edata.detail = message_arg(fcinfo, 3);
 	edata.hint = message_arg(fcinfo, 4);
 	edata.context = message_arg(fcinfo, 5);

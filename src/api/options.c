@@ -25,11 +25,12 @@ static const struct
 {
 	const char *key;
 	OptionType type;
+	const char *setting; /* PostgreSQL's, that it is a value of; or NULL */
 } options[] = {
-	{"chunk_time", OPTION_DURATION},
-	{"max_replica_lag", OPTION_DURATION},
-	{"maintenance_work_mem", OPTION_SIZE},
-	{"parallel_workers", OPTION_COUNT},
+	{"chunk_time", OPTION_DURATION, NULL},
+	{"max_replica_lag", OPTION_DURATION, NULL},
+	{"maintenance_work_mem", OPTION_SIZE, "maintenance_work_mem"},
+	{"parallel_workers", OPTION_COUNT, "max_parallel_maintenance_workers"},
 };
 
 /* The names of all options, for a hint. */
@@ -78,6 +79,10 @@ refit_options_check_value(const char *key, const char *value)
 							errmsg("invalid value for option \"%s\": \"%s\"",
 								   key, value != NULL ? value : "null"),
 							errhint("Write %s.", examples[options[i].type])));
+		if (options[i].setting != NULL) /* an ERROR if it is out of range */
+			(void) set_config_option(options[i].setting, value, PGC_USERSET,
+									 PGC_S_SESSION, GUC_ACTION_SET, false, 0,
+									 false);
 		return;
 	}
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -32,6 +32,9 @@
 #include "table/space.h"
 #include "util/sqlutil.h"
 
+/* In bytes; JSON may make six of each, and a payload has room for 8000. */
+#define LONGEST_NAME 1000
+
 PG_FUNCTION_INFO_V1(refit_alter_table);
 PG_FUNCTION_INFO_V1(refit_repack);
 PG_FUNCTION_INFO_V1(refit_plan);
@@ -41,6 +44,20 @@ static char *
 text_arg(FunctionCallInfo fcinfo, int n)
 {
 	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+/* The name argument, or NULL.  A notification has to have room for it. */
+static char *
+name_arg(FunctionCallInfo fcinfo, int n)
+{
+	char *name = text_arg(fcinfo, n);
+
+	if (name != NULL && strlen(name) > LONGEST_NAME)
+		ereport(ERROR, (errcode(ERRCODE_NAME_TOO_LONG),
+						errmsg("the name of a migration must not be longer "
+							   "than %d bytes",
+							   LONGEST_NAME)));
+	return name;
 }
 
 /* A text argument that must be one of a few words. */
@@ -142,7 +159,7 @@ refit_alter_table(PG_FUNCTION_ARGS)
 	if (s.definition == NULL)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("actions must not be null")));
-	s.name = text_arg(fcinfo, 2);
+	s.name = name_arg(fcinfo, 2);
 	s.cutover = word_arg(fcinfo, 3, "cutover", cutovers);
 	s.verify = word_arg(fcinfo, 5, "verify", verifies);
 	s.revertible = window_arg(fcinfo, 4);
@@ -168,7 +185,7 @@ refit_repack(PG_FUNCTION_ARGS)
 	s.relid = relation_arg(fcinfo);
 	if (!PG_ARGISNULL(1))
 		s.definition = text_arg(fcinfo, 1);
-	s.name = text_arg(fcinfo, 2);
+	s.name = name_arg(fcinfo, 2);
 	s.options = refit_options_check(fcinfo, 3);
 	refit_plan_check_table(s.relid);
 	if ((id = refit_migration_find(&s)) != 0)

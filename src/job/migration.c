@@ -733,6 +733,31 @@ check_work_tables(const RefitMigration *m)
 					 m->id)));
 }
 
+/*
+ * The actions run with the rights of the table's owner, who may be another than
+ * when they were submitted.  An ERROR unless whoever wrote them has these rights
+ * now; from phase prepare on the fingerprint knows the owner as well.
+ */
+static void
+check_submitter(const RefitMigration *m)
+{
+	if (update_row(m,
+				   "SELECT FROM refit.migration m JOIN pg_catalog.pg_class c"
+				   " ON c.oid = m.relid JOIN pg_catalog.pg_roles r"
+				   " ON r.rolname = m.submitted_by"
+				   " WHERE m.id = $1 AND pg_has_role(r.oid, c.relowner,"
+				   "  'USAGE') AND ($2 IS NULL) AND ($3 IS NULL)"
+				   " AND ($4 IS NULL)",
+				   NULL, NULL, NULL) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("migration " INT64_FORMAT
+						" was submitted by somebody who has not the rights of "
+						"the owner of %s now",
+						m->id, refit_qualified_name(m->relid)),
+				 errhint("Look at its actions and submit them as the owner.")));
+}
+
 /* Runs a phase's step with the owner's rights. */
 static RefitOutcome
 run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
@@ -745,6 +770,8 @@ run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
 
 	REFIT_FAULT_IN(phase->name, "begun");
 	check_work_tables(m);
+	if (!phase->after_cutover)
+		check_submitter(m);
 	refit_rights_begin(&save, owner, true);
 	outcome = phase->step(m, budget);
 	refit_rights_end(&save);
@@ -1033,13 +1060,15 @@ handle_error(RefitMigration *m, const ErrorData *edata)
 	return 0;
 }
 
-/* Records a step's error. */
+/* Records a step's error, if nobody else has the claim. */
 int
 refit_migration_failed(int64 id, const ErrorData *edata)
 {
 	RefitMigration *m;
 	int rest;
 
+	if (!refit_migration_claim(id, false))
+		return -1;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	m = refit_catalog_load(id);
 	if (m == NULL || (strcmp(m->state, "queued") != 0 && !is_at_work(m)))

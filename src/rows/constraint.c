@@ -11,16 +11,21 @@
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -37,28 +42,40 @@
 typedef struct Owed
 {
 	Oid relid;
-	Oid other; /* table that a foreign key refers to, or InvalidOid */
-	Oid oid;   /* InvalidOid: it is gone */
+	Oid oid; /* InvalidOid: it is gone */
 	bool valid;
 	char *name;
 	char *type;
 	char *query; /* rows of a ctid range that violate it */
+	Oid target;	 /* of a foreign key: the table it refers to */
+	Oid target_index;
 } Owed;
+
+/* A cast to an operator's declared operand, where there is such a type. */
+#define OPERAND_CAST(column, alias)                                     \
+	" CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'p' THEN '' ELSE"  \
+	"  format('::%I.%I', tn.nspname, t.typname) END"                    \
+	"  FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace tn"       \
+	"   ON tn.oid = t.typnamespace WHERE t.oid = " column ") AS " alias \
+	"(as_type)"
 
 /*
  * How a foreign key compares one column: with its own operator and, where the
  * columns have two collations, with that of the referenced one.
  */
-#define KEY_IS_EQUAL                                                          \
-	"format('p.%I OPERATOR(%I.%s) x.%I%s', pa.attname, n.nspname, o.oprname," \
-	" fa.attname, CASE WHEN pa.attcollation <> fa.attcollation THEN"          \
-	" (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname)"              \
-	"  FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn"       \
+#define KEY_IS_EQUAL                                                    \
+	"format('p.%I%s OPERATOR(%I.%s) x.%I%s%s', pa.attname, l.as_type,"  \
+	" n.nspname, o.oprname, fa.attname, r.as_type,"                     \
+	" CASE WHEN pa.attcollation <> fa.attcollation THEN"                \
+	" (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname)"        \
+	"  FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn" \
 	"  ON cn.oid = co.collnamespace WHERE co.oid = pa.attcollation) END)"
 
 /*
  * The query that finds a violating row between two ctids, by the kind of
- * constraint.  A foreign key compares with its own operators, as RI does.
+ * constraint.  A foreign key compares with its own operators, as RI does; the
+ * casts keep others of the same name, which anybody may have made, from being a
+ * better match.
  */
 #define VIOLATION_QUERY                                                         \
 	"CASE c.contype WHEN 'c' THEN"                                              \
@@ -74,12 +91,10 @@ typedef struct Owed
 	"    WHERE %s))',"                                                          \
 	"    string_agg(format('x.%I IS NULL', fa.attname), ' AND '),"              \
 	"    string_agg(format('x.%I IS NULL', fa.attname), ' OR '),"               \
-	"    c.confrelid::regclass,"                                                \
-	"    string_agg(" KEY_IS_EQUAL ", ' AND '))"                                \
+	"    c.confrelid::regclass, string_agg(e.equal, ' AND '))"                  \
 	"  ELSE format('%s AND NOT EXISTS (SELECT FROM ONLY %s p WHERE %s)',"       \
 	"    string_agg(format('x.%I IS NOT NULL', fa.attname), ' AND '),"          \
-	"    c.confrelid::regclass,"                                                \
-	"    string_agg(" KEY_IS_EQUAL ", ' AND ')) END)"                           \
+	"    c.confrelid::regclass, string_agg(e.equal, ' AND ')) END)"             \
 	"  FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY"           \
 	"   AS k(f, p, op, n)"                                                      \
 	"  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid"             \
@@ -87,7 +102,11 @@ typedef struct Owed
 	"  JOIN pg_catalog.pg_attribute pa ON pa.attrelid = c.confrelid"            \
 	"   AND pa.attnum = k.p"                                                    \
 	"  JOIN pg_catalog.pg_operator o ON o.oid = k.op"                           \
-	"  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace) END"
+	"  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace" OPERAND_CAST(  \
+		"o.oprleft", "l")                                                       \
+		OPERAND_CAST("o.oprright",                                              \
+					 "r") " CROSS JOIN LATERAL (SELECT " KEY_IS_EQUAL           \
+						  ") AS e(equal)) END"
 
 /* The next constraint to check, or NULL. */
 static Owed *
@@ -102,7 +121,7 @@ next_owed(const RefitMigration *m)
 	refit_sql(
 		"SELECT w.relid::int8, coalesce(c.oid, 0)::int8, w.conname,"
 		" c.contype, coalesce(c.convalidated, true), " VIOLATION_QUERY
-		", coalesce(c.confrelid, 0)::int8"
+		", c.confrelid::int8, c.conindid::int8"
 		" FROM refit.owed w LEFT JOIN pg_catalog.pg_constraint c"
 		"  ON c.conrelid = w.relid AND c.conname = w.conname"
 		" WHERE w.id = $1 AND NOT w.done ORDER BY w.relid, w.conname LIMIT 1",
@@ -114,6 +133,8 @@ next_owed(const RefitMigration *m)
 		MemoryContext old = MemoryContextSwitchTo(context);
 		char *type = SPI_getvalue(row, desc, 4);
 		char *query = SPI_getvalue(row, desc, 6);
+		char *target = SPI_getvalue(row, desc, 7);
+		char *target_index = SPI_getvalue(row, desc, 8);
 
 		owed = palloc0(sizeof(Owed));
 		owed->relid = strtoul(SPI_getvalue(row, desc, 1), NULL, 10);
@@ -121,8 +142,10 @@ next_owed(const RefitMigration *m)
 		owed->name = pstrdup(SPI_getvalue(row, desc, 3));
 		owed->type = type != NULL ? pstrdup(type) : NULL;
 		owed->valid = SPI_getvalue(row, desc, 5)[0] == 't';
-		owed->other = strtoul(SPI_getvalue(row, desc, 7), NULL, 10);
 		owed->query = query != NULL ? pstrdup(query) : NULL;
+		owed->target = target != NULL ? strtoul(target, NULL, 10) : 0;
+		owed->target_index =
+			target_index != NULL ? strtoul(target_index, NULL, 10) : 0;
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
@@ -143,10 +166,10 @@ lock_owed(const RefitMigration *m)
 	{
 		Owed *owed = next_owed(m);
 
-		if (owed == NULL || (owed->relid == relid && owed->other == other))
+		if (owed == NULL || (owed->relid == relid && owed->target == other))
 			return owed;
 		relid = owed->relid;
-		other = owed->other;
+		other = owed->target;
 		LockRelationOid(relid, AccessShareLock);
 		if (OidIsValid(other))
 			LockRelationOid(other, AccessShareLock);
@@ -186,6 +209,73 @@ find_violation(const Owed *owed, BlockNumber from, BlockNumber end)
 	SPI_finish();
 	SetUserIdAndSecContext(userid, sec_context);
 	return result;
+}
+
+/* Are both ends of a foreign key ours to read, whatever rights they give? */
+static bool
+owns_both_ends(const Owed *owed)
+{
+	return refit_owns_relation(owed->relid) &&
+		   refit_owns_relation(owed->target);
+}
+
+/* Holds one row to a foreign key, as its trigger would. */
+static void
+check_row(Relation rel, TupleTableSlot *slot, Trigger *trigger)
+{
+	LOCAL_FCINFO(fcinfo, 0);
+	TriggerData data = {.type = T_TriggerData};
+
+	MemSet(fcinfo, 0, SizeForFunctionCallInfo(0));
+	data.tg_event = TRIGGER_EVENT_INSERT | TRIGGER_EVENT_ROW;
+	data.tg_relation = rel;
+	data.tg_trigtuple = ExecFetchSlotHeapTuple(slot, false, NULL);
+	data.tg_trigslot = slot;
+	data.tg_trigger = trigger;
+	fcinfo->context = (Node *) &data;
+	(void) RI_FKey_check_ins(fcinfo);
+}
+
+/*
+ * Holds the rows between two blocks to a foreign key, one by one, as
+ * validateForeignKeyConstraint() does it.
+ *
+ * This is for two tables of different owners.  One query over both would read
+ * the other's rows with the rights of our table's owner, who may have none, and
+ * would run the other's row security policies with them.  RI's own trigger looks
+ * at each table as its owner.
+ */
+static void
+check_rows_one_by_one(const Owed *owed, BlockNumber from, BlockNumber end)
+{
+	Relation rel = table_open(owed->relid, AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TableScanDesc scan =
+		table_beginscan_strat(rel, snapshot, 0, NULL, true, false);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	MemoryContext per_row = AllocSetContextCreate(
+		CurrentMemoryContext, "pg_refit row check", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(per_row);
+	Trigger trigger = {.tgname = owed->name,
+					   .tgenabled = TRIGGER_FIRES_ON_ORIGIN,
+					   .tgisinternal = true,
+					   .tgconstrrelid = owed->target,
+					   .tgconstrindid = owed->target_index,
+					   .tgconstraint = owed->oid};
+
+	heap_setscanlimits(scan, from, end - from);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		check_row(rel, slot, &trigger);
+		MemoryContextReset(per_row);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(per_row);
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
 }
 
 /* The column whose NOT NULL this constraint is to prove, or NULL. */
@@ -236,8 +326,12 @@ check_blocks(RefitMigration *m, RefitBudget *budget, const Owed *owed)
 	while (p->cursor < p->cursor_end)
 	{
 		BlockNumber end = Min(p->cursor + RANGE_BLOCKS, p->cursor_end);
-		char *row = find_violation(owed, p->cursor, end);
+		char *row = NULL;
 
+		if (owed->type[0] == CONSTRAINT_FOREIGN && !owns_both_ends(owed))
+			check_rows_one_by_one(owed, p->cursor, end);
+		else
+			row = find_violation(owed, p->cursor, end);
 		if (row != NULL)
 			report_violation(m, owed, row);
 		p->cursor = end;

@@ -9,7 +9,9 @@
  *
  * Locks: ACCESS SHARE on the tables for a chunk; SHARE UPDATE EXCLUSIVE, which
  * no reader or writer waits for, to mark the constraint valid.
- * Rights: the owner's; row security does not hide rows from the check.
+ * Rights: the owner's; row security does not hide rows from the check.  A foreign
+ * key between tables of two owners is checked row by row, with the rights that
+ * its triggers have.
  * If the process dies: the chunk is done again.
  *
  *-------------------------------------------------------------------------

@@ -328,6 +328,22 @@ clean_table(RefitMigration *m)
 	return true;
 }
 
+/*
+ * Drops what the table's owner, who owns most of it, has moved to another
+ * schema.
+ */
+static void
+drop_moved_tables(const RefitMigration *m)
+{
+	const RefitRewrite *r = &m->rewrite;
+	Oid tables[] = {r->twin,		 r->blank,		  r->logs[0],
+					r->logs[1],		 r->suspects,	  r->back_logs[0],
+					r->back_logs[1], r->back_suspects};
+
+	for (int i = 0; i < lengthof(tables); i++)
+		refit_twin_drop_table(tables[i], m->relid);
+}
+
 /* Takes away whatever the migration has made. */
 RefitOutcome
 refit_build_cleanup(RefitMigration *m, RefitBudget *budget)
@@ -341,6 +357,7 @@ refit_build_cleanup(RefitMigration *m, RefitBudget *budget)
 	}
 	if (OidIsValid(schema))
 		refit_twin_drop_schema(schema);
+	drop_moved_tables(m);
 	refit_catalog_delete_rewrite(m);
 	REFIT_FAULT("cleanup.dropped");
 	return REFIT_NEXT;

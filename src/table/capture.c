@@ -145,6 +145,25 @@ refit_capture_mark_key(Relation log, const Datum *key)
 	write_entry(log, (Datum *) key, nulls);
 }
 
+/*
+ * Are the table's key columns still what the log was made for?  Whoever altered
+ * or dropped one has ended the migration: its next step sees another
+ * fingerprint.  Until then writers must not take a value for one of another
+ * type.
+ */
+static bool
+log_fits(Relation log, Relation table, const CaptureState *state)
+{
+	TupleDesc desc = RelationGetDescr(table);
+
+	for (int i = 0; i < state->nkeys; i++)
+		if (state->attnums[i] > desc->natts ||
+			TupleDescAttr(desc, state->attnums[i] - 1)->atttypid !=
+				TupleDescAttr(RelationGetDescr(log), i)->atttypid)
+			return false;
+	return true;
+}
+
 /* Have two versions of a row the same key, to the bit? */
 static bool
 same_key(TupleTableSlot *a, TupleTableSlot *b, const CaptureState *state)
@@ -195,7 +214,7 @@ refit_capture(PG_FUNCTION_ARGS)
 	log = open_log(state->logs);
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
 		write_truncate_mark(log, state->nkeys);
-	else
+	else if (log_fits(log, data->tg_relation, state))
 	{
 		refit_capture_mark_dirty(log, data->tg_trigslot, state->nkeys,
 								 state->attnums);
@@ -269,7 +288,19 @@ create_trigger(const RefitMigration *m, bool row, int16 events, Oid function)
 	return address.objectId;
 }
 
-/* Is this a capture trigger of this migration, by name and first argument? */
+/* The function of the triggers. */
+static Oid
+capture_function(void)
+{
+	return LookupFuncName(
+		list_make2(makeString(REFIT_SCHEMA), makeString("_capture")), 0, NULL,
+		false);
+}
+
+/*
+ * Is this a capture trigger of this migration, by function and first argument?
+ * The table's owner can give it another name.
+ */
 static bool
 is_trigger_of(const RefitMigration *m, Relation pg_trigger, HeapTuple tuple)
 {
@@ -279,7 +310,7 @@ is_trigger_of(const RefitMigration *m, Relation pg_trigger, HeapTuple tuple)
 	Datum args;
 
 	if (!form->tgisinternal || form->tgnargs == 0 ||
-		strncmp(NameStr(form->tgname), TRIGGER_NAME, strlen(TRIGGER_NAME)) != 0)
+		form->tgfoid != capture_function())
 		return false;
 	args = heap_getattr(tuple, Anum_pg_trigger_tgargs,
 						RelationGetDescr(pg_trigger), &isnull);
@@ -341,9 +372,7 @@ take_baseline(RefitBaseline *b)
 void
 refit_capture_arm(RefitMigration *m)
 {
-	Oid function = LookupFuncName(
-		list_make2(makeString(REFIT_SCHEMA), makeString("_capture")), 0, NULL,
-		false);
+	Oid function = capture_function();
 	bool always;
 
 	m->rewrite.trigger = create_trigger(

@@ -338,6 +338,7 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 	c->m = m;
 	c->batch = batch;
 	c->source = table_open(m->relid, AccessShareLock);
+	refit_shape_check(m); /* now that nobody can alter it any more */
 	c->twin = table_open(m->rewrite.target, RowExclusiveLock);
 	for (int i = 0; i < REFIT_LOGS; i++)
 		c->logs[i] = table_open(m->rewrite.logs[i], RowExclusiveLock);
@@ -500,7 +501,6 @@ refit_catchup_step(RefitMigration *m, RefitBudget *budget)
 	batch.limit = m->progress.cursor < 0 ? 0 : m->progress.cursor;
 	batch.budget = batch.limit > 0 ? budget : NULL;
 
-	refit_shape_check(m);
 	refit_capture_check(m);
 	refit_capture_recycle(m);
 	if (!try_batch(m, &batch))

@@ -351,6 +351,7 @@ begin_chunk(RefitMigration *m, RefitBudget *budget)
 	c->m = m;
 	c->budget = budget;
 	c->source = table_open(m->relid, AccessShareLock);
+	refit_shape_check(m); /* now that nobody can alter it any more */
 	c->twin = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
 	c->next_xid = XidFromFullTransactionId(ReadNextFullTransactionId());
 	c->transform = refit_transform_open(m, c->source, c->twin, false);
@@ -395,7 +396,6 @@ refit_copy_step(RefitMigration *m, RefitBudget *budget)
 	CopyChunk *c;
 
 	c = begin_chunk(m, budget);
-	refit_shape_check(m);
 	prepare_twin(c);
 	PG_TRY();
 	{

@@ -29,8 +29,8 @@
  * Who waits: everybody who uses the table, from the grant of the locks to the
  * end of the commit, and for refit.lock_timeout at most before that.
  *
- * Whose rights: the owner's, event triggers included.  Catalog rows are written
- * with low-level functions, views parsed as superuser.
+ * Whose rights: the owner's, event triggers included, for a view its own
+ * owner's.  Catalog rows are written with low-level functions.
  *
  *-------------------------------------------------------------------------
  */
@@ -178,7 +178,6 @@ swap_with_twin(RefitMigration *m)
 }
 
 /*
-/*
  * Locks a work table and its indexes, which keeps nobody waiting, and adds its
  * TOAST table to the list: a vacuum that works there is asked to leave.
  */
@@ -305,7 +304,6 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	REFIT_FAULT("cutover.locked");
 	if (refit_capture_pending(m) > MOST_PENDING)
 		return REFIT_RETURN; /* something large has committed meanwhile */
-	refit_shape_check(m);
 	refit_capture_check(m);
 	refit_catchup_apply(m, &batch);
 	REFIT_FAULT("cutover.applied");

@@ -9,7 +9,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/reloptions.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
@@ -337,19 +336,31 @@ retype_view_column(Relation pg_attribute, Oid view, AttrNumber attnum,
 	ReleaseSysCache(type);
 }
 
+/*
+ * Parses a view's text as the view's owner.  Literals of domains, in arrays or
+ * rows, and of ranges are read here, and that runs what the owner has made them
+ * check.
+ */
+static Query *
+parse_view(const RefitView *view)
+{
+	RawStmt *raw =
+		linitial_node(RawStmt, raw_parser(view->query, RAW_PARSE_DEFAULT));
+	RefitRights save;
+	Query *query;
+
+	refit_rights_begin(&save, refit_relation_owner(view->relid), true);
+	query = parse_analyze_fixedparams(raw, view->query, NULL, 0, NULL);
+	refit_rights_end(&save);
+	return query;
+}
+
 /* Makes one view anew. */
 static void
 redefine_view(const RefitView *view)
 {
-	RawStmt *raw =
-		linitial_node(RawStmt, raw_parser(view->query, RAW_PARSE_DEFAULT));
-	Query *query =
-		parse_analyze_fixedparams(copyObject(raw), view->query, NULL, 0, NULL);
+	Query *query = parse_view(view);
 	Relation pg_attribute = table_open(AttributeRelationId, RowExclusiveLock);
-	ViewStmt *stmt = makeNode(ViewStmt);
-	HeapTuple tuple;
-	Datum options;
-	bool isnull;
 	ListCell *lc;
 
 	foreach(lc, query->targetList)
@@ -363,17 +374,8 @@ redefine_view(const RefitView *view)
 	table_close(pg_attribute, RowExclusiveLock);
 	CommandCounterIncrement();
 
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(view->relid));
-	options = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_reloptions, &isnull);
-	stmt->options = isnull ? NIL : untransformRelOptions(options);
-	ReleaseSysCache(tuple);
-	stmt->view =
-		makeRangeVar(get_namespace_name(get_rel_namespace(view->relid)),
-					 get_rel_name(view->relid), -1);
-	stmt->query = raw->stmt;
-	stmt->replace = true;
-	stmt->withCheckOption = NO_CHECK_OPTION;
-	DefineView(stmt, view->query, raw->stmt_location, raw->stmt_len);
+	/* columns apart, it is what it was: options, owner, grants */
+	StoreViewQuery(view->relid, query, true);
 	CommandCounterIncrement();
 }
 

@@ -13,8 +13,8 @@
  * valid, or violated, without a look at the rows; they are owed a validation.
  *
  * Locks: refit_dependents_locks says which; the caller holds them.
- * Rights: views are redefined as superuser, by parse analysis only, so that no
- * function of a user runs.
+ * Rights: the text of a view is parsed as its owner, whose functions that can
+ * run; the result is stored as superuser, which runs none.
  *
  *-------------------------------------------------------------------------
  */

@@ -22,6 +22,7 @@
 #include "table/revert.h"
 #include "table/shape.h"
 #include "table/swap.h"
+#include "table/twin.h"
 #include "table/verify.h"
 #include "util/fault.h"
 #include "util/sqlutil.h"
@@ -46,10 +47,14 @@ refit_revert_prepare(RefitMigration *m, Relation source, Oid schema)
 						errmsg("the actions cannot be reverted"),
 						errdetail("Reason: %s.", reason)));
 	for (int i = 0; i < REFIT_LOGS; i++)
+	{
 		r->back_logs[i] = refit_capture_create_log(twin, schema, r->key_index,
 												   REFIT_LOGS + i);
+		refit_twin_set_relrewrite(r->back_logs[i], m->relid);
+	}
 	r->back_suspects = refit_verify_create_suspects(
 		blank, twin, schema, "$back_suspects", r->key_index);
+	refit_twin_set_relrewrite(r->back_suspects, m->relid);
 	table_close(twin, NoLock);
 	table_close(blank, NoLock);
 	refit_inverse_keep_columns(source, r->blank);

@@ -36,6 +36,7 @@
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "catalog/toasting.h"
+#include "commands/defrem.h"
 #include "commands/extension.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_utilcmd.h"
@@ -88,24 +89,55 @@ refit_twin_create_schema(int64 id, Oid owner)
 	return schema;
 }
 
-/* Finds the work schema. */
+/* Finds the work schema.  Another one of that name is none of our business. */
 Oid
 refit_twin_find_schema(int64 id)
 {
-	return get_namespace_oid(psprintf("refit_" INT64_FORMAT, id), true);
+	Oid schema = get_namespace_oid(psprintf("refit_" INT64_FORMAT, id), true);
+
+	if (!OidIsValid(schema) ||
+		getExtensionOfObject(NamespaceRelationId, schema) !=
+			get_extension_oid(REFIT_EXTENSION, false))
+		return InvalidOid;
+	return schema;
 }
 
-/* Drops the work schema; the extension itself stays. */
-void
-refit_twin_drop_schema(Oid schema)
+/* Drops a work object with all that is in it; the extension itself stays. */
+static void
+drop_member(Oid classid, Oid objid)
 {
 	ObjectAddress object;
 
-	ObjectAddressSet(object, NamespaceRelationId, schema);
+	if (getExtensionOfObject(classid, objid) !=
+		get_extension_oid(REFIT_EXTENSION, false))
+		return;
+	ObjectAddressSet(object, classid, objid);
 	performDeletion(&object, DROP_CASCADE,
 					PERFORM_DELETION_INTERNAL | PERFORM_DELETION_QUIETLY |
 						PERFORM_DELETION_SKIP_EXTENSIONS);
 	CommandCounterIncrement();
+}
+
+/* Drops the work schema. */
+void
+refit_twin_drop_schema(Oid schema)
+{
+	drop_member(NamespaceRelationId, schema);
+}
+
+/* Drops a work table of that source, if it is there. */
+void
+refit_twin_drop_table(Oid table, Oid source)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	bool is_ours;
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	is_ours = ((Form_pg_class) GETSTRUCT(tuple))->relrewrite == source;
+	ReleaseSysCache(tuple);
+	if (is_ours)
+		drop_member(RelationRelationId, table);
 }
 
 /* Sets pg_class.relrewrite. */
@@ -204,6 +236,15 @@ reloptions_of(Oid relid)
 	return options;
 }
 
+/* The name, or where the twin or an index of it has that, another. */
+static const char *
+free_name(const char *name, Oid schema)
+{
+	if (!OidIsValid(get_relname_relid(name, schema)))
+		return name;
+	return ChooseRelationName(name, NULL, "refit", schema, false);
+}
+
 /* An empty table with the given columns. */
 Oid
 refit_twin_create_table(Relation source, Oid schema, const char *name,
@@ -213,11 +254,11 @@ refit_twin_create_table(Relation source, Oid schema, const char *name,
 	Oid relid;
 
 	relid = heap_create_with_catalog(
-		name, schema, source->rd_rel->reltablespace, InvalidOid, InvalidOid,
-		InvalidOid, owner, source->rd_rel->relam, desc, NIL, RELKIND_RELATION,
-		source->rd_rel->relpersistence, false, false, ONCOMMIT_NOOP,
-		reloptions_of(RelationGetRelid(source)), false, true, true,
-		RelationGetRelid(source), NULL);
+		free_name(name, schema), schema, source->rd_rel->reltablespace,
+		InvalidOid, InvalidOid, InvalidOid, owner, source->rd_rel->relam, desc,
+		NIL, RELKIND_RELATION, source->rd_rel->relpersistence, false, false,
+		ONCOMMIT_NOOP, reloptions_of(RelationGetRelid(source)), false, true,
+		true, RelationGetRelid(source), NULL);
 	CommandCounterIncrement();
 	NewHeapCreateToastTable(
 		relid, OidIsValid(toast) ? reloptions_of(toast) : (Datum) 0,

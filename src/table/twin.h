@@ -23,10 +23,12 @@
 
 /* Makes schema refit_<id>; an ERROR when it is there already. */
 extern Oid refit_twin_create_schema(int64 id, Oid owner);
-/* InvalidOid when there is none. */
+/* The one that we have made; InvalidOid when there is none. */
 extern Oid refit_twin_find_schema(int64 id);
 /* Drops the schema and all that is in it. */
 extern void refit_twin_drop_schema(Oid schema);
+/* Drops a work table of that source; none, or one that is not ours: no error. */
+extern void refit_twin_drop_table(Oid table, Oid source);
 
 /*
  * An empty table with the given descriptor's columns, dropped ones included,

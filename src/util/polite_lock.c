@@ -71,9 +71,12 @@ compare_locks(const ListCell *a, const ListCell *b)
 /*
  * The holder of a conflicting lock on a relation who will keep it longest, or
  * NULL.  Asks plain autovacuum workers to leave on the way.
+ *
+ * The table's owner reads the text, so it has the query only where he might see
+ * that in pg_stat_activity too.
  */
 static Holder *
-find_holder(const RefitLock *lock)
+find_holder(const RefitMigration *m, const RefitLock *lock)
 {
 	static const char *const query =
 		"SELECT coalesce('pid ' || a.pid, 'prepared transaction '"
@@ -83,7 +86,10 @@ find_holder(const RefitLock *lock)
 		" || coalesce(', ' || nullif(a.state, ''), '')"
 		" || coalesce(', for ' || date_trunc('milliseconds',"
 		"  clock_timestamp() - a.xact_start), '')"
-		" || coalesce(': ' || left(a.query, 200), ''),"
+		" || CASE WHEN a.usesysid IS NULL OR pg_has_role("
+		"  (SELECT relowner FROM pg_catalog.pg_class WHERE oid = $4),"
+		"  a.usesysid, 'USAGE')"
+		"  THEN coalesce(': ' || left(a.query, 200), '') ELSE '' END,"
 		" a.pid IS NULL OR coalesce(clock_timestamp() - a.xact_start >"
 		"  make_interval(secs => $3 / 1000.0), false)"
 		"  OR a.query LIKE '%(to prevent wraparound)',"
@@ -103,14 +109,15 @@ find_holder(const RefitLock *lock)
 		" AND l.relation = $1 AND l.pid IS DISTINCT FROM pg_backend_pid()"
 		" AND ($2 >= 8 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))"
 		" ORDER BY a.xact_start NULLS FIRST LIMIT 1";
-	Oid types[3] = {OIDOID, INT4OID, INT4OID};
-	Datum values[3] = {ObjectIdGetDatum(lock->relid), Int32GetDatum(lock->mode),
-					   Int32GetDatum(SLOW_HOLDER_MS)};
+	Oid types[4] = {OIDOID, INT4OID, INT4OID, OIDOID};
+	Datum values[4] = {ObjectIdGetDatum(lock->relid), Int32GetDatum(lock->mode),
+					   Int32GetDatum(SLOW_HOLDER_MS),
+					   ObjectIdGetDatum(m->relid)};
 	MemoryContext context = CurrentMemoryContext;
 	Holder *holder = NULL;
 
 	SPI_connect();
-	if (refit_sql(query, 3, types, values, NULL) > 0)
+	if (refit_sql(query, 4, types, values, NULL) > 0)
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
 		char *text = SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
@@ -196,13 +203,13 @@ note_failed_try(RefitMigration *m, const RefitLock *lock, const char *holder)
 
 /* Somebody for whom queueing makes no sense, or NULL. */
 static Holder *
-find_slow_holder(List *locks, RefitLock **lock)
+find_slow_holder(const RefitMigration *m, List *locks, RefitLock **lock)
 {
 	ListCell *lc;
 
 	foreach(lc, locks)
 	{
-		Holder *holder = find_holder(lfirst(lc));
+		Holder *holder = find_holder(m, lfirst(lc));
 
 		*lock = lfirst(lc);
 		if (holder != NULL && holder->is_slow)
@@ -223,7 +230,7 @@ wait_for_slow_holders(RefitMigration *m, List *locks)
 
 	for (int i = 0; i < PATIENCE_LOOKS; i++)
 	{
-		holder = find_slow_holder(locks, &lock);
+		holder = find_slow_holder(m, locks, &lock);
 		if (holder == NULL)
 			return true;
 		CHECK_FOR_INTERRUPTS();
@@ -290,7 +297,7 @@ refit_polite_lock_try(RefitMigration *m, List *locks)
 
 		foreach(lc, locks)
 		{
-			holder = find_holder(lfirst(lc));
+			holder = find_holder(m, lfirst(lc));
 			lock = lfirst(lc);
 			if (holder != NULL)
 				break;
