@@ -52,10 +52,15 @@ typedef struct RefitBaseline
 	TransactionId *xip; /* in progress then; subtransactions too */
 } RefitBaseline;
 
-/* What one rewrite works with: the row of refit.rewrite. */
+/*
+ * What one rewrite works with: a row of refit.rewrite.  There is one for each
+ * table that has rows, the leaves of a partition tree; and one that has nothing
+ * but a twin and a fingerprint for each partitioned table above them.
+ */
 typedef struct RefitRewrite
 {
 	bool exists;
+	int number;					/* of the leaf, from 1; 0: partitioned */
 	Oid twin;					/* table of the new definition */
 	Oid blank;					/* empty table of the old definition */
 	Oid key_index;				/* the table's index whose key capture logs */
@@ -63,10 +68,20 @@ typedef struct RefitRewrite
 	TransactionId trigger_xmin; /* its catalog row's xmin: was it touched? */
 	Oid logs[REFIT_LOGS];		/* logs of dirty keys */
 	Oid filenode;				/* the table's storage that is being copied */
-	int64 twin_blocks;			/* committed length of the twin */
-	char *fingerprint;			/* definition the plan was made for */
-	RefitBaseline baseline;		/* valid once trigger is */
+	int64 source_blocks;		/* end of the copy */
+	int64 copied_blocks;		/* of those, how many are copied */
+	int64 copied_rows;
+	int64 twin_blocks;		/* committed length of the twin */
+	char *fingerprint;		/* definition the plan was made for */
+	RefitBaseline baseline; /* valid once trigger is */
 } RefitRewrite;
+
+/* A table of the tree with its row. */
+typedef struct RefitLeaf
+{
+	Oid relid;
+	RefitRewrite rewrite;
+} RefitLeaf;
 
 /* Counters and cursor of the present phase: refit.migration_progress. */
 typedef struct RefitProgress
@@ -95,6 +110,8 @@ typedef struct RefitMigration
 	char *name;
 	char *kind;
 	Oid relid;
+	Oid leaf;		  /* whose rows are being worked: relid or a partition */
+	int nleaves;	  /* 1 for a plain table, once it is prepared */
 	char *relation;	  /* qualified name when submitted */
 	char *definition; /* actions, or order_by of a repack */
 	char *strategy;	  /* NULL until planned */
@@ -108,9 +125,9 @@ typedef struct RefitMigration
 	int64 cutover_attempts;
 	double cutover_lock_ms; /* < 0: no cutover yet */
 	RefitProgress progress;
-	RefitRewrite rewrite;
-	char *next_phase;	/* with REFIT_RETURN */
-	char *lock_message; /* of a failed try for a lock; recorded as an event */
+	RefitRewrite rewrite; /* the leaf's */
+	char *next_phase;	  /* with REFIT_RETURN */
+	char *lock_message;	  /* of a failed try for a lock; recorded as an event */
 	char *lock_detail;
 } RefitMigration;
 

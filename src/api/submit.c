@@ -100,7 +100,7 @@ refit_alter_table(PG_FUNCTION_ARGS)
 						errmsg("a revert window is not supported yet"),
 						errhint("Leave out revertible.")));
 	s.options = refit_options_check(fcinfo, 6);
-	refit_plan_check_table(s.relid);
+	refit_plan_check_table(s.relid, true);
 	if ((id = refit_migration_find(&s)) != 0)
 		PG_RETURN_INT64(id);
 	(void) refit_plan_make(s.relid, refit_actions_parse(s.definition), NULL,
@@ -121,7 +121,7 @@ refit_repack(PG_FUNCTION_ARGS)
 		s.definition = text_arg(fcinfo, 1);
 	s.name = text_arg(fcinfo, 2);
 	s.options = refit_options_check(fcinfo, 3);
-	refit_plan_check_table(s.relid);
+	refit_plan_check_table(s.relid, false);
 	if ((id = refit_migration_find(&s)) != 0)
 		PG_RETURN_INT64(id);
 	(void) refit_plan_make(s.relid, NULL, s.definition, namespace_search_path);
@@ -202,7 +202,7 @@ refit_plan(PG_FUNCTION_ARGS)
 	RefitPlan *plan;
 	int step = 0;
 
-	refit_plan_check_table(relid);
+	refit_plan_check_table(relid, true);
 	stmt = refit_actions_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	plan = refit_plan_make(relid, stmt, NULL, namespace_search_path);
 

@@ -52,6 +52,16 @@ enum LoadColumn
 	LOAD_THROTTLED_BY,
 	LOAD_DEATHS,
 	LOAD_WORKER_PID,
+	LOAD_LEAF,
+	LOAD_LEAVES,
+	LOAD_LEAF_NUMBER
+};
+
+/* Columns of the query in load_rewrites, in order. */
+enum RewriteColumn
+{
+	LOAD_REWRITE_RELID = 1,
+	LOAD_NUMBER,
 	LOAD_TWIN,
 	LOAD_BLANK,
 	LOAD_KEY_INDEX,
@@ -60,29 +70,46 @@ enum LoadColumn
 	LOAD_LOG0,
 	LOAD_LOG1,
 	LOAD_FILENODE,
+	LOAD_SOURCE_BLOCKS,
+	LOAD_COPIED_BLOCKS,
+	LOAD_COPIED_ROWS,
 	LOAD_TWIN_BLOCKS,
 	LOAD_FINGERPRINT,
 	LOAD_BASELINE
 };
 
+/* A column of a row as text in the given context, or NULL. */
+static char *
+row_text(uint64 row, MemoryContext context, int column)
+{
+	char *value =
+		SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+
+	return value == NULL ? NULL : MemoryContextStrdup(context, value);
+}
+
+/* A column of a row as a number; 0 where it is NULL. */
+static int64
+row_int(uint64 row, int column)
+{
+	char *value =
+		SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+
+	return value == NULL ? 0 : strtoll(value, NULL, 10);
+}
+
 /* A column of the first row as text in the given context, or NULL. */
 static char *
 load_text(MemoryContext context, int column)
 {
-	char *value =
-		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
-
-	return value == NULL ? NULL : MemoryContextStrdup(context, value);
+	return row_text(0, context, column);
 }
 
 /* A column of the first row as a number; 0 where it is NULL. */
 static int64
 load_int(int column)
 {
-	char *value =
-		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
-
-	return value == NULL ? 0 : strtoll(value, NULL, 10);
+	return row_int(0, column);
 }
 
 /* A column of the first row as a float; what is given where it is NULL. */
@@ -129,23 +156,27 @@ print_baseline(const RefitBaseline *b)
 	return buf.data;
 }
 
-/* Fills the part that comes from refit.rewrite. */
+/* Fills a rewrite from a row of refit.rewrite. */
 static void
-load_rewrite(RefitRewrite *r, MemoryContext context)
+load_rewrite(RefitRewrite *r, uint64 row, MemoryContext context)
 {
-	char *baseline = load_text(context, LOAD_BASELINE);
+	char *baseline = row_text(row, context, LOAD_BASELINE);
 
-	r->exists = load_int(LOAD_TWIN) != 0;
-	r->twin = load_int(LOAD_TWIN);
-	r->blank = load_int(LOAD_BLANK);
-	r->key_index = load_int(LOAD_KEY_INDEX);
-	r->trigger = load_int(LOAD_TRIGGER);
-	r->trigger_xmin = load_int(LOAD_TRIGGER_XMIN);
-	r->logs[0] = load_int(LOAD_LOG0);
-	r->logs[1] = load_int(LOAD_LOG1);
-	r->filenode = load_int(LOAD_FILENODE);
-	r->twin_blocks = load_int(LOAD_TWIN_BLOCKS);
-	r->fingerprint = load_text(context, LOAD_FINGERPRINT);
+	r->exists = true;
+	r->number = row_int(row, LOAD_NUMBER);
+	r->twin = row_int(row, LOAD_TWIN);
+	r->blank = row_int(row, LOAD_BLANK);
+	r->key_index = row_int(row, LOAD_KEY_INDEX);
+	r->trigger = row_int(row, LOAD_TRIGGER);
+	r->trigger_xmin = row_int(row, LOAD_TRIGGER_XMIN);
+	r->logs[0] = row_int(row, LOAD_LOG0);
+	r->logs[1] = row_int(row, LOAD_LOG1);
+	r->filenode = row_int(row, LOAD_FILENODE);
+	r->source_blocks = row_int(row, LOAD_SOURCE_BLOCKS);
+	r->copied_blocks = row_int(row, LOAD_COPIED_BLOCKS);
+	r->copied_rows = row_int(row, LOAD_COPIED_ROWS);
+	r->twin_blocks = row_int(row, LOAD_TWIN_BLOCKS);
+	r->fingerprint = row_text(row, context, LOAD_FINGERPRINT);
 	if (baseline != NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
@@ -202,6 +233,72 @@ load_migration(RefitMigration *m, MemoryContext context)
 	MemoryContextSwitchTo(old);
 }
 
+/* The rows of a migration with a number in a range, in order of it. */
+static List *
+load_rewrites(int64 id, int first, int last)
+{
+	Oid types[3] = {INT8OID, INT4OID, INT4OID};
+	Datum values[3] = {Int64GetDatum(id), Int32GetDatum(first),
+					   Int32GetDatum(last)};
+	MemoryContext context = CurrentMemoryContext;
+	List *leaves = NIL;
+
+	SPI_connect();
+	refit_sql("SELECT relid::int8, number, twin::int8, blank::int8,"
+			  " key_index::int8, trigger::int8, trigger_xmin, log0::int8,"
+			  " log1::int8, filenode::int8, source_blocks, copied_blocks,"
+			  " copied_rows, twin_blocks, fingerprint, baseline"
+			  " FROM refit.rewrite WHERE id = $1 AND number BETWEEN $2 AND $3"
+			  " ORDER BY number, relid",
+			  3, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		RefitLeaf *leaf = palloc0(sizeof(RefitLeaf));
+
+		leaf->relid = row_int(i, LOAD_REWRITE_RELID);
+		load_rewrite(&leaf->rewrite, i, context);
+		leaves = lappend(leaves, leaf);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return leaves;
+}
+
+/* The tables with rows, in their order. */
+List *
+refit_catalog_leaves(const RefitMigration *m)
+{
+	return load_rewrites(m->id, 1, PG_INT32_MAX);
+}
+
+/* The partitioned tables above them. */
+List *
+refit_catalog_parents(const RefitMigration *m)
+{
+	return load_rewrites(m->id, 0, 0);
+}
+
+/* Makes a leaf the one that is worked. */
+void
+refit_catalog_use_leaf(RefitMigration *m, const RefitLeaf *leaf)
+{
+	m->leaf = leaf->relid;
+	m->rewrite = leaf->rewrite;
+}
+
+/* Goes to the leaf of that number; false: there is none. */
+bool
+refit_catalog_select_leaf(RefitMigration *m, int number)
+{
+	List *found = load_rewrites(m->id, number, number);
+
+	if (found == NIL)
+		return false;
+	refit_catalog_use_leaf(m, linitial(found));
+	return true;
+}
+
 /* Reads a migration with its progress and rewrite rows. */
 RefitMigration *
 refit_catalog_load(int64 id)
@@ -212,15 +309,19 @@ refit_catalog_load(int64 id)
 		" m.search_path, m.options, m.cutover_attempts, m.cutover_lock_ms,"
 		" p.cursor, p.cursor_end, p.rows_done, p.rows_total, p.bytes_done,"
 		" p.bytes_total, p.pending, p.rate, p.budget_ms, p.errors,"
-		" p.throttled_by, p.deaths, p.worker_pid, r.twin::int8, r.blank::int8, r.key_index::int8,"
-		" r.trigger::int8, r.trigger_xmin, r.log0::int8, r.log1::int8,"
-		" r.filenode::int8, r.twin_blocks, r.fingerprint, r.baseline"
+		" p.throttled_by, p.deaths, p.worker_pid,"
+		" coalesce(p.leaf, m.relid)::int8,"
+		" (SELECT count(*) FROM refit.rewrite r WHERE r.id = m.id"
+		"  AND r.number > 0),"
+		" (SELECT number FROM refit.rewrite r WHERE r.id = m.id"
+		"  AND r.relid = coalesce(p.leaf, m.relid))"
 		" FROM refit.migration m LEFT JOIN refit.migration_progress p USING (id)"
-		" LEFT JOIN refit.rewrite r USING (id) WHERE m.id = $1";
+		" WHERE m.id = $1";
 	MemoryContext context = CurrentMemoryContext;
 	RefitMigration *m = NULL;
 	Oid types[1] = {INT8OID};
 	Datum values[1] = {Int64GetDatum(id)};
+	int number = 0;
 
 	SPI_connect();
 	if (refit_sql(query, 1, types, values, NULL) > 0)
@@ -229,9 +330,13 @@ refit_catalog_load(int64 id)
 		m->id = id;
 		load_migration(m, context);
 		load_progress(&m->progress, context);
-		load_rewrite(&m->rewrite, context);
+		m->leaf = load_int(LOAD_LEAF);
+		m->nleaves = load_int(LOAD_LEAVES);
+		number = load_int(LOAD_LEAF_NUMBER);
 	}
 	SPI_finish();
+	if (number > 0)
+		(void) refit_catalog_select_leaf(m, number);
 	return m;
 }
 
@@ -248,11 +353,11 @@ void
 refit_catalog_save_progress(const RefitMigration *m)
 {
 	const RefitProgress *p = &m->progress;
-	Oid types[16] = {INT8OID, INT8OID, INT8OID,	  INT8OID, INT8OID, INT8OID,
+	Oid types[17] = {INT8OID, INT8OID, INT8OID,	  INT8OID, INT8OID, INT8OID,
 					 INT8OID, INT8OID, FLOAT8OID, INT4OID, INT4OID, TEXTOID,
-					 TEXTOID, TEXTOID, INT4OID,	  INT4OID};
-	Datum values[16];
-	bool nulls[16] = {false};
+					 TEXTOID, TEXTOID, INT4OID,	  INT4OID, OIDOID};
+	Datum values[17];
+	bool nulls[17] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = Int64GetDatum(p->cursor);
@@ -270,6 +375,8 @@ refit_catalog_save_progress(const RefitMigration *m)
 	values[13] = text_or_null(p->message, &nulls[13]);
 	values[14] = Int32GetDatum(MyProcPid);
 	values[15] = Int32GetDatum(p->deaths);
+	values[16] = ObjectIdGetDatum(m->leaf);
+	nulls[16] = m->leaf == m->relid;
 
 	SPI_connect();
 	refit_sql(
@@ -278,20 +385,21 @@ refit_catalog_save_progress(const RefitMigration *m)
 		" bytes_done = $6, bytes_total = $7, pending = $8, rate = $9,"
 		" budget_ms = $10, errors = $11, throttled_by = $12,"
 		" waiting_for = $13, message = $14, worker_pid = $15, deaths = $16,"
-		" updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
-		16, types, values, nulls);
+		" leaf = $17, updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
+		17, types, values, nulls);
 	SPI_finish();
 }
 
-/* Writes the rewrite row; makes it where there is none yet. */
+/* Writes the rewrite row of the leaf; makes it where there is none yet. */
 void
 refit_catalog_save_rewrite(const RefitMigration *m)
 {
 	const RefitRewrite *r = &m->rewrite;
-	Oid types[12] = {INT8OID, OIDOID, OIDOID, OIDOID,  OIDOID,	INT8OID,
-					 OIDOID,  OIDOID, OIDOID, INT8OID, TEXTOID, TEXTOID};
-	Datum values[12];
-	bool nulls[12] = {false};
+	Oid types[18] = {INT8OID, OIDOID,  OIDOID,	OIDOID,	 OIDOID,  INT8OID,
+					 OIDOID,  OIDOID,  OIDOID,	INT8OID, TEXTOID, TEXTOID,
+					 OIDOID,  TEXTOID, INT4OID, INT8OID, INT8OID, INT8OID};
+	Datum values[18];
+	bool nulls[18] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = ObjectIdGetDatum(r->twin);
@@ -307,21 +415,67 @@ refit_catalog_save_rewrite(const RefitMigration *m)
 	values[11] = text_or_null(
 		OidIsValid(r->trigger) ? print_baseline(&r->baseline) : NULL,
 		&nulls[11]);
+	values[12] = ObjectIdGetDatum(m->leaf);
+	values[13] = CStringGetTextDatum(refit_qualified_name(m->leaf));
+	values[14] = Int32GetDatum(r->number);
+	values[15] = Int64GetDatum(r->source_blocks);
+	values[16] = Int64GetDatum(r->copied_blocks);
+	values[17] = Int64GetDatum(r->copied_rows);
 
 	SPI_connect();
 	refit_sql("INSERT INTO refit.rewrite AS r (id, twin, blank, key_index,"
 			  " trigger, trigger_xmin, log0, log1, filenode, twin_blocks,"
-			  " fingerprint, baseline)"
-			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
-			  " ON CONFLICT (id) DO UPDATE SET twin = $2, blank = $3,"
+			  " fingerprint, baseline, relid, relation, number, source_blocks,"
+			  " copied_blocks, copied_rows)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
+			  "  $13, $14, $15, $16, $17, $18)"
+			  " ON CONFLICT (id, relid) DO UPDATE SET twin = $2, blank = $3,"
 			  " key_index = $4, trigger = $5, trigger_xmin = $6, log0 = $7,"
 			  " log1 = $8, filenode = $9, twin_blocks = $10,"
-			  " fingerprint = $11, baseline = $12",
-			  12, types, values, nulls);
+			  " fingerprint = $11, baseline = $12, number = $15,"
+			  " source_blocks = $16, copied_blocks = $17, copied_rows = $18",
+			  18, types, values, nulls);
 	SPI_finish();
 }
 
-/* Removes the rewrite row, when the objects it names are gone. */
+/* How far the copy of all leaves is. */
+void
+refit_catalog_sum_copied(RefitMigration *m)
+{
+	RefitProgress *p = &m->progress;
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(m->id)};
+	int64 done;
+	int64 total;
+
+	SPI_connect();
+	refit_sql("SELECT sum(copied_rows)::int8, sum(copied_blocks)::int8,"
+			  " sum(source_blocks)::int8 FROM refit.rewrite WHERE id = $1",
+			  1, types, values, NULL);
+	p->rows_done = load_int(1);
+	done = load_int(2);
+	total = load_int(3);
+	SPI_finish();
+	p->bytes_done = done * BLCKSZ;
+	p->bytes_total = total * BLCKSZ;
+	if (done > 0 && p->rows_done > 0)
+		p->rows_total = (int64) ((double) p->rows_done * total / done);
+}
+
+/* The twin of the table that the user named. */
+Oid
+refit_catalog_root_twin(const RefitMigration *m)
+{
+	Oid types[2] = {INT8OID, OIDOID};
+	Datum values[2] = {Int64GetDatum(m->id), ObjectIdGetDatum(m->relid)};
+	char *text = refit_sql_text(
+		"SELECT twin::int8 FROM refit.rewrite WHERE id = $1 AND relid = $2", 2,
+		types, values);
+
+	return text != NULL ? strtoul(text, NULL, 10) : InvalidOid;
+}
+
+/* Removes the rewrite rows, when the objects they name are gone. */
 void
 refit_catalog_delete_rewrite(const RefitMigration *m)
 {

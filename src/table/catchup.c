@@ -375,7 +375,7 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 
 	c->m = m;
 	c->batch = batch;
-	c->source = table_open(m->relid, AccessShareLock);
+	c->source = table_open(m->leaf, AccessShareLock);
 	c->twin = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
 	for (int i = 0; i < REFIT_LOGS; i++)
 		c->logs[i] = table_open(m->rewrite.logs[i], RowExclusiveLock);
@@ -522,7 +522,23 @@ note_convergence(RefitMigration *m, const RefitBatch *batch, double ms)
 }
 
 /*
- * One batch.  In this phase progress.cursor is the limit of the next batch,
+ * Goes on to the next leaf that has something to apply, or to the last one, so
+ * that a round over many partitions which nobody writes to is one step.
+ */
+static void
+skip_idle_leaves(RefitMigration *m)
+{
+	while (m->rewrite.number < m->nleaves && refit_capture_is_idle(m) &&
+		   !refit_shape_was_emptied(m))
+	{
+		(void) refit_catalog_select_leaf(m, m->rewrite.number + 1);
+		m->progress.cursor = 0;
+		m->progress.cursor_end = 0;
+	}
+}
+
+/*
+ * One batch of one leaf.  In this phase progress.cursor is the limit of the next batch,
  * -1 for none, and cursor_end counts the steps that lost ground.
  */
 RefitOutcome
@@ -533,6 +549,7 @@ refit_catchup_step(RefitMigration *m, RefitBudget *budget)
 	double ms;
 
 	m->next_phase = "copy";
+	skip_idle_leaves(m);
 	if (refit_shape_was_emptied(m))
 		return REFIT_RETURN;
 	if (m->progress.cursor == 0)

@@ -16,6 +16,9 @@
  * The table is the same pg_class row all the time, so what refers to it never
  * notices.
  *
+ * Of a partition tree all leaves are emptied, the ALTER TABLE runs on the root,
+ * as the user would run it, and all leaves get their twins' storage.
+ *
  * If the process dies: before commit nothing has happened, the triggers are
  * still there and the migration goes on with catching up; after it the phase
  * says that the change is done.  Which it was is read from the row, which is
@@ -48,6 +51,7 @@
 #include "table/dependents.h"
 #include "table/shape.h"
 #include "table/swap.h"
+#include "table/tree.h"
 #include "table/twin.h"
 #include "util/fault.h"
 #include "util/polite_lock.h"
@@ -105,7 +109,7 @@ static void
 pair_blank_indexes(const RefitMigration *m, List **table_indexes,
 				   List **blank_indexes)
 {
-	Relation rel = table_open(m->relid, NoLock);
+	Relation rel = table_open(m->leaf, NoLock);
 	ListCell *lc;
 
 	*table_indexes = list_copy(RelationGetIndexList(rel));
@@ -128,23 +132,23 @@ swap_with_blank(RefitMigration *m)
 	List *table_indexes;
 	List *blank_indexes;
 
-	refit_swap_check_layout(m->relid, m->rewrite.blank, false);
+	refit_swap_check_layout(m->leaf, m->rewrite.blank, false);
 	pair_blank_indexes(m, &table_indexes, &blank_indexes);
-	refit_swap_storage(m->relid, m->rewrite.blank, table_indexes,
-					   blank_indexes);
+	refit_swap_storage(m->leaf, m->rewrite.blank, table_indexes, blank_indexes);
 }
 
 /* Steps 3 and 4: the user's ALTER TABLE, between what it must not touch. */
 static void
 alter_empty_table(RefitMigration *m, const AlterTableStmt *stmt)
 {
-	List *foreign_keys = refit_dependents_foreign_keys(m->relid);
+	RefitForeignKeys *foreign_keys = refit_dependents_foreign_keys(m->relid);
 	List *views = refit_dependents_detach_views(m->relid, stmt);
 
 	refit_dependents_suspend_foreign_keys(m, stmt);
 	refit_actions_run_public(stmt, m->relid, m->definition, m->search_path);
 	REFIT_FAULT("cutover.altered");
-	refit_dependents_adjust_sequences(m->relid, m->rewrite.twin, stmt);
+	refit_dependents_adjust_sequences(m->relid, refit_catalog_root_twin(m),
+									  stmt);
 	refit_dependents_owe_new_foreign_keys(m, foreign_keys);
 	refit_dependents_attach_views(views);
 }
@@ -158,26 +162,32 @@ swap_with_twin(RefitMigration *m)
 	ListCell *lc_table;
 	ListCell *lc_twin;
 
-	refit_swap_check_layout(m->relid, m->rewrite.twin, true);
-	refit_swap_pair_indexes(m->relid, m->rewrite.twin, &table_indexes,
+	refit_swap_check_layout(m->leaf, m->rewrite.twin, true);
+	refit_swap_pair_indexes(m->leaf, m->rewrite.twin, &table_indexes,
 							&twin_indexes);
-	refit_swap_storage(m->relid, m->rewrite.twin, table_indexes, twin_indexes);
-	refit_swap_copy_statistics(m->rewrite.twin, m->relid);
+	refit_swap_storage(m->leaf, m->rewrite.twin, table_indexes, twin_indexes);
+	refit_swap_copy_statistics(m->rewrite.twin, m->leaf);
 	forboth(lc_table, table_indexes, lc_twin, twin_indexes)
 		refit_swap_copy_statistics(lfirst_oid(lc_twin), lfirst_oid(lc_table));
 }
 
 /* Locks what the cutover touches; false: not now. */
 static bool
-lock_everything(RefitMigration *m, const AlterTableStmt *stmt)
+lock_everything(RefitMigration *m, const AlterTableStmt *stmt, List *leaves)
 {
 	List *locks = refit_dependents_locks(m->relid, stmt);
+	ListCell *lc;
 
-	locks = lappend(locks, refit_polite_lock_on(m->relid, AccessExclusiveLock));
-	locks = lappend(locks,
-					refit_polite_lock_on(m->rewrite.twin, AccessExclusiveLock));
-	locks = lappend(
-		locks, refit_polite_lock_on(m->rewrite.blank, AccessExclusiveLock));
+	locks = list_concat(locks, refit_tree_locks(m->relid));
+	foreach(lc, leaves)
+	{
+		RefitRewrite *r = &((RefitLeaf *) lfirst(lc))->rewrite;
+
+		locks =
+			lappend(locks, refit_polite_lock_on(r->twin, AccessExclusiveLock));
+		locks =
+			lappend(locks, refit_polite_lock_on(r->blank, AccessExclusiveLock));
+	}
 	return refit_polite_lock_try(m, locks);
 }
 
@@ -191,10 +201,12 @@ warm_up(const RefitMigration *m)
 	RefitMigration nothing = *m;
 
 	nothing.relid = InvalidOid;
-	(void) refit_shape_fingerprint(m->relid);
+	(void) refit_shape_fingerprint(m->leaf);
+	refit_tree_check(m);
 	(void) refit_dependents_detach_views(InvalidOid, NULL);
 	refit_dependents_suspend_foreign_keys(&nothing, NULL);
-	refit_dependents_owe_new_foreign_keys(&nothing, NIL);
+	refit_dependents_owe_new_foreign_keys(
+		&nothing, refit_dependents_foreign_keys(InvalidOid));
 	refit_dependents_adjust_sequences(InvalidOid, InvalidOid, NULL);
 }
 
@@ -210,6 +222,84 @@ is_asked_to_stop(const RefitMigration *m)
 						  1, types, values) != NULL;
 }
 
+/*
+ * Applies the logs of all leaves.  False: that cannot be, an unlogged table was
+ * emptied by a crash, or it was more than the lock should wait for.
+ */
+static bool
+apply_before_lock(RefitMigration *m, List *leaves)
+{
+	int64 keys = 0;
+	ListCell *lc;
+
+	foreach(lc, leaves)
+	{
+		RefitBatch batch = {0};
+
+		refit_catalog_use_leaf(m, lfirst(lc));
+		if (refit_shape_was_emptied(m))
+			return false;
+		if (!refit_capture_is_idle(m))
+			refit_catchup_apply(m, &batch);
+		keys += batch.keys;
+	}
+	return keys <= MOST_PENDING;
+}
+
+/* Steps 1 to 3 for one leaf. */
+static void
+empty_leaf(RefitMigration *m, bool swap)
+{
+	RefitBatch batch = {0};
+
+	refit_shape_check(m);
+	refit_capture_check(m);
+	if (!refit_capture_is_idle(m))
+		refit_catchup_apply(m, &batch);
+	REFIT_FAULT("cutover.applied");
+	refit_capture_remove(m);
+	if (swap)
+		swap_with_blank(m);
+}
+
+/* Carries statistics on the whole of partitioned tables over. */
+static void
+copy_parents_statistics(const RefitMigration *m)
+{
+	ListCell *lc;
+
+	foreach(lc, refit_catalog_parents(m))
+	{
+		RefitLeaf *parent = lfirst(lc);
+
+		refit_swap_copy_statistics(parent->rewrite.twin, parent->relid);
+	}
+}
+
+/* The change itself, under the locks. */
+static void
+change_tables(RefitMigration *m, const AlterTableStmt *stmt, List *leaves)
+{
+	ListCell *lc;
+
+	foreach(lc, leaves)
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		empty_leaf(m, stmt != NULL);
+	}
+	if (stmt != NULL)
+	{
+		REFIT_FAULT("cutover.emptied");
+		alter_empty_table(m, stmt);
+		copy_parents_statistics(m);
+	}
+	foreach(lc, leaves)
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		swap_with_twin(m);
+	}
+}
+
 /* One try. */
 RefitOutcome
 refit_cutover_step(RefitMigration *m, RefitBudget *budget)
@@ -217,18 +307,14 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	AlterTableStmt *stmt = strcmp(m->kind, "alter_table") == 0
 							   ? refit_actions_parse(m->definition)
 							   : NULL;
-	RefitBatch before = {0};
-	RefitBatch batch = {0};
+	List *leaves = refit_catalog_leaves(m);
 
 	m->next_phase = "catchup";
-	if (refit_shape_was_emptied(m))
-		return REFIT_RETURN;
-	refit_catchup_apply(m, &before);
-	if (before.keys > MOST_PENDING)
+	if (!apply_before_lock(m, leaves))
 		return REFIT_RETURN;
 	m->cutover_attempts++;
 	warm_up(m);
-	if (!lock_everything(m, stmt))
+	if (!lock_everything(m, stmt, leaves))
 	{
 		budget->pause_ms = refit_polite_lock_backoff(m);
 		return REFIT_WAIT;
@@ -239,18 +325,9 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	REFIT_FAULT("cutover.locked");
 	if (refit_capture_pending(m) > MOST_PENDING)
 		return REFIT_RETURN; /* something large has committed meanwhile */
-	refit_shape_check(m);
-	refit_capture_check(m);
-	refit_catchup_apply(m, &batch);
-	REFIT_FAULT("cutover.applied");
-	refit_capture_remove(m);
-	if (stmt != NULL)
-	{
-		swap_with_blank(m);
-		REFIT_FAULT("cutover.emptied");
-		alter_empty_table(m, stmt);
-	}
-	swap_with_twin(m);
+	refit_tree_check(m);
+	refit_tree_check_parents(m);
+	change_tables(m, stmt, leaves);
 	m->progress.pending = 0;
 	REFIT_FAULT("cutover.swapped");
 	return REFIT_NEXT;

@@ -24,12 +24,16 @@ typedef struct RefitPlan
 	const char *strategy; /* instant | validate | rewrite */
 	const char *reason;
 	Oid key_index; /* for a rewrite */
+	int nleaves;   /* tables with rows */
 	int nindexes;
 	int64 bytes;
 } RefitPlan;
 
-/* An ERROR unless this is a table that can be worked, by the caller. */
-extern void refit_plan_check_table(Oid relid);
+/*
+ * An ERROR unless this is a table, or a partition tree, that can be worked, by
+ * the caller.  alters: its definition is to be changed.
+ */
+extern void refit_plan_check_table(Oid relid, bool alters);
 
 /* stmt NULL: a repack, in this order unless it is NULL or empty. */
 extern RefitPlan *refit_plan_make(Oid relid, const AlterTableStmt *stmt,
