@@ -31,7 +31,7 @@
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
-/* What a twin other than the root's is called, by its table's oid. */
+/* What a twin is called when its table's name is taken: by its table's oid. */
 #define PARTITION_FORMAT "$partition_%u"
 
 /* The topmost table of the tree that a table is in. */
@@ -108,6 +108,18 @@ attach_twin(Oid source, Oid twin, Oid parent)
 		parent);
 }
 
+/*
+ * The name of a partition's twin: its table's, which PostgreSQL's messages show,
+ * unless another schema has a table of that name too.
+ */
+static char *
+choose_name(Relation source, Oid schema)
+{
+	if (!OidIsValid(get_relname_relid(RelationGetRelationName(source), schema)))
+		return pstrdup(RelationGetRelationName(source));
+	return psprintf(PARTITION_FORMAT, RelationGetRelid(source));
+}
+
 /* Makes the twin of one member. */
 static RefitTwin *
 create_twin(List *twins, Oid relid, Oid schema)
@@ -122,8 +134,8 @@ create_twin(List *twins, Oid relid, Oid schema)
 		result->twin = refit_twin_create(source, schema, NULL);
 	else
 	{
-		result->twin = refit_twin_create(source, schema,
-										 psprintf(PARTITION_FORMAT, relid));
+		result->twin =
+			refit_twin_create(source, schema, choose_name(source, schema));
 		attach_twin(relid, result->twin,
 					find_twin(twins, get_partition_parent(relid, false)));
 	}
