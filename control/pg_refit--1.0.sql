@@ -66,6 +66,7 @@ ALTER SEQUENCE refit.migration_id_seq OWNED BY refit.migration.id;
 CREATE TABLE refit.migration_progress (
 	id bigint PRIMARY KEY,
 	worker_pid integer,
+	leaf oid,				-- the partition at work; NULL: the table itself
 	cursor bigint NOT NULL DEFAULT 0,
 	cursor_end bigint NOT NULL DEFAULT 0,
 	rows_done bigint NOT NULL DEFAULT 0,
@@ -83,17 +84,25 @@ CREATE TABLE refit.migration_progress (
 	updated_at timestamptz
 ) WITH (fillfactor = 25);
 
--- What a rewrite works with, from phase prepare until it is cleaned up.
+-- What a rewrite works with, from phase prepare until it is cleaned up: a row
+-- for each table with rows, numbered from 1, and for each partitioned table above
+-- them one with number 0, which has only a twin.
 CREATE TABLE refit.rewrite (
-	id bigint PRIMARY KEY,
+	id bigint NOT NULL,
+	relid oid NOT NULL,
+	relation text NOT NULL,
+	number integer NOT NULL,
 	twin oid NOT NULL,
-	blank oid NOT NULL,
-	key_index oid NOT NULL,
+	blank oid NOT NULL DEFAULT 0,
+	key_index oid NOT NULL DEFAULT 0,
 	trigger oid NOT NULL DEFAULT 0,
 	trigger_xmin bigint NOT NULL DEFAULT 0,
 	log0 oid NOT NULL DEFAULT 0,
 	log1 oid NOT NULL DEFAULT 0,
 	filenode oid NOT NULL DEFAULT 0,
+	source_blocks bigint NOT NULL DEFAULT 0,
+	copied_blocks bigint NOT NULL DEFAULT 0,
+	copied_rows bigint NOT NULL DEFAULT 0,
 	twin_blocks bigint NOT NULL DEFAULT 0,
 	toast_blocks bigint NOT NULL DEFAULT 0,
 	fingerprint text NOT NULL,
@@ -114,7 +123,8 @@ CREATE TABLE refit.rewrite (
 	verify_walks integer NOT NULL DEFAULT 0,
 	verified bigint NOT NULL DEFAULT 0,
 	discrepancies bigint NOT NULL DEFAULT 0,
-	finding text
+	finding text,
+	PRIMARY KEY (id, relid)
 ) WITH (fillfactor = 25);
 
 -- Bytes that a rewrite was estimated to write, by tablespace; 0: pg_wal.
@@ -160,6 +170,14 @@ RETURNS text LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 RETURN (SELECT system_identifier || '/' || d.oid
 	FROM pg_control_system(), pg_database d WHERE datname = current_database());
+
+-- Would migrations of these two tables touch the same rows: is one the other,
+-- or in its partition tree?
+CREATE FUNCTION refit._overlap(a oid, b oid)
+RETURNS boolean LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN a = b OR a IN (SELECT relid FROM pg_partition_ancestors(b))
+	OR b IN (SELECT relid FROM pg_partition_ancestors(a));
 
 -- Logical decoding passes over relations that have relrewrite set.  A subscriber
 -- must never get these rows: they speak of oids and files of this server.

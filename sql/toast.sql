@@ -210,18 +210,18 @@ SELECT refit.pause(:id) IN ('ready', 'paused') AS asked;
 SELECT refit.wait(:id, '60s');
 INSERT INTO locked SELECT string_agg(md5(i::text), ''), 2 FROM generate_series(1, 75) i;
 SELECT reltoastrelid AS toast FROM pg_class
-	WHERE oid = format('refit_%s."$log0"', :id)::regclass \gset
+	WHERE oid = (SELECT log0 FROM refit.rewrite WHERE id = :id) \gset
 SELECT pg_relation_size(:toast) > 0 AS out_of_line;
+SELECT refit._claim(:id), refit.resume(:id);
+SELECT refit._step(:id) >= 0 AS worked;
 BEGIN;
-SELECT refit.resume(:id), refit._step(:id) >= 0 AS worked, refit.pause(:id);
-COMMIT;
-BEGIN;
-SELECT refit.resume(:id), refit._step(:id) >= 0 AS worked, refit.pause(:id);
+SELECT refit._step(:id) >= 0 AS worked;
 SELECT pg_relation_size(:toast);
 SELECT mode FROM pg_locks WHERE locktype = 'relation' AND pid = pg_backend_pid()
 	AND (relation = :toast OR relation IN (SELECT indexrelid FROM pg_index WHERE indrelid = :toast));
 COMMIT;
-SELECT refit.resume(:id), refit.cutover(:id);
+SELECT refit._release(:id);
+SELECT refit.cutover(:id) AS state;
 SELECT refit.wait(:id, '60s');
 SELECT length(k), n FROM locked ORDER BY n;
 

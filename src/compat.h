@@ -53,6 +53,16 @@
 #define REFIT_HAS_SET_EXPRESSION 1
 #endif
 
+/* 17 hands identity columns down to partitions. */
+#if PG_VERSION_NUM >= 170000
+#define REFIT_HAS_PARTITION_IDENTITY 1
+#endif
+
+/* 18 can add a NOT VALID foreign key to a partitioned table. */
+#if PG_VERSION_NUM >= 180000
+#define REFIT_HAS_PARTITIONED_NOT_VALID 1
+#endif
+
 /* 18 keeps NOT NULL as rows of pg_constraint, and compact attributes. */
 #if PG_VERSION_NUM >= 180000
 #define REFIT_HAS_NOT_NULL_CONSTRAINTS 1

@@ -52,10 +52,15 @@ typedef struct RefitBaseline
 	TransactionId *xip; /* in progress then; subtransactions too */
 } RefitBaseline;
 
-/* What one rewrite works with: the row of refit.rewrite. */
+/*
+ * What one rewrite works with: a row of refit.rewrite.  There is one for each
+ * table that has rows, the leaves of a partition tree; and one that has nothing
+ * but a twin and a fingerprint for each partitioned table above them.
+ */
 typedef struct RefitRewrite
 {
 	bool exists;
+	int number;					/* of the leaf, from 1; 0: partitioned */
 	Oid twin;					/* table of the new definition */
 	Oid blank;					/* table of the old one; see revert.h */
 	Oid target;					/* which of the two is kept in step */
@@ -65,12 +70,15 @@ typedef struct RefitRewrite
 	TransactionId trigger_xmin; /* its catalog row's xmin: was it touched? */
 	Oid logs[REFIT_LOGS];		/* logs of dirty keys */
 	Oid filenode;				/* the table's storage that is being copied */
-	int64 twin_blocks;			/* committed length of the twin */
-	int64 toast_blocks;			/* and of its values out of line */
-	char *fingerprint;			/* definition the plan was made for */
-	RefitBaseline baseline;		/* valid once trigger is */
-	char *inverse;				/* what undoes the actions, see inverse.h */
-	Oid back_logs[REFIT_LOGS];	/* logs and suspects for the revert window */
+	int64 source_blocks;		/* end of the copy */
+	int64 copied_blocks;		/* of those, how many are copied */
+	int64 copied_rows;
+	int64 twin_blocks;		   /* committed length of the twin */
+	int64 toast_blocks;		   /* and of its values out of line */
+	char *fingerprint;		   /* definition the plan was made for */
+	RefitBaseline baseline;	   /* valid once trigger is */
+	char *inverse;			   /* what undoes the actions, see inverse.h */
+	Oid back_logs[REFIT_LOGS]; /* logs and suspects for the revert window */
 	Oid back_suspects;
 	Oid suspects;		  /* keys of rows that differed once */
 	char *verify;		  /* walking | suspect | passed | failed */
@@ -84,6 +92,13 @@ typedef struct RefitRewrite
 	int64 discrepancies;  /* rows that differed, ever */
 	char *finding;		  /* the one that failed the verification */
 } RefitRewrite;
+
+/* A table of the tree with its row. */
+typedef struct RefitLeaf
+{
+	Oid relid;
+	RefitRewrite rewrite;
+} RefitLeaf;
 
 /* Counters and cursor of the present phase: refit.migration_progress. */
 typedef struct RefitProgress
@@ -113,6 +128,8 @@ typedef struct RefitMigration
 	char *name;
 	char *kind;
 	Oid relid;
+	Oid leaf;		  /* whose rows are being worked: relid or a partition */
+	int nleaves;	  /* 1 for a plain table, once it is prepared */
 	char *relation;	  /* qualified name when submitted */
 	char *definition; /* actions, or order_by of a repack */
 	char *strategy;	  /* NULL until planned */
@@ -128,9 +145,9 @@ typedef struct RefitMigration
 	int64 cutover_attempts;
 	double cutover_lock_ms; /* < 0: no cutover yet */
 	RefitProgress progress;
-	RefitRewrite rewrite;
-	char *next_phase;	/* with REFIT_RETURN */
-	char *lock_message; /* of a failed try for a lock; recorded as an event */
+	RefitRewrite rewrite; /* the leaf's */
+	char *next_phase;	  /* with REFIT_RETURN */
+	char *lock_message;	  /* of a failed try for a lock; recorded as an event */
 	char *lock_detail;
 } RefitMigration;
 

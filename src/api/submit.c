@@ -164,7 +164,7 @@ refit_alter_table(PG_FUNCTION_ARGS)
 	s.verify = word_arg(fcinfo, 5, "verify", verifies);
 	s.revertible = window_arg(fcinfo, 4);
 	s.options = refit_options_check(fcinfo, 6);
-	refit_plan_check_table(s.relid);
+	refit_plan_check_table(s.relid, true);
 	if ((id = refit_migration_find(&s)) != 0)
 		PG_RETURN_INT64(id);
 	plan_alter_table(&s);
@@ -187,7 +187,7 @@ refit_repack(PG_FUNCTION_ARGS)
 		s.definition = text_arg(fcinfo, 1);
 	s.name = name_arg(fcinfo, 2);
 	s.options = refit_options_check(fcinfo, 3);
-	refit_plan_check_table(s.relid);
+	refit_plan_check_table(s.relid, false);
 	if ((id = refit_migration_find(&s)) != 0)
 		PG_RETURN_INT64(id);
 	request.relid = s.relid;
@@ -311,7 +311,7 @@ refit_plan(PG_FUNCTION_ARGS)
 	RefitPlan *plan;
 	int step = 0;
 
-	refit_plan_check_table(relid);
+	refit_plan_check_table(relid, true);
 	stmt = refit_actions_parse(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	request.relid = relid;
 	request.stmt = stmt;

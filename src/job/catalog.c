@@ -53,6 +53,18 @@ enum LoadColumn
 	LOAD_DEATHS,
 	LOAD_WORKER_PID,
 	LOAD_SAID,
+	LOAD_VERIFY,
+	LOAD_REVERTIBLE,
+	LOAD_LEAF,
+	LOAD_LEAVES,
+	LOAD_LEAF_NUMBER
+};
+
+/* Columns of the query in load_rewrites, in order. */
+enum RewriteColumn
+{
+	LOAD_REWRITE_RELID = 1,
+	LOAD_NUMBER,
 	LOAD_TWIN,
 	LOAD_BLANK,
 	LOAD_KEY_INDEX,
@@ -61,6 +73,9 @@ enum LoadColumn
 	LOAD_LOG0,
 	LOAD_LOG1,
 	LOAD_FILENODE,
+	LOAD_SOURCE_BLOCKS,
+	LOAD_COPIED_BLOCKS,
+	LOAD_COPIED_ROWS,
 	LOAD_TWIN_BLOCKS,
 	LOAD_TOAST_BLOCKS,
 	LOAD_FINGERPRINT,
@@ -76,8 +91,6 @@ enum LoadColumn
 	LOAD_VERIFIED,
 	LOAD_DISCREPANCIES,
 	LOAD_FINDING,
-	LOAD_VERIFY,
-	LOAD_REVERTIBLE,
 	LOAD_REVERSED,
 	LOAD_INVERSE,
 	LOAD_BACK_LOG0,
@@ -85,24 +98,38 @@ enum LoadColumn
 	LOAD_BACK_SUSPECTS
 };
 
+/* A column of a row as text in the given context, or NULL. */
+static char *
+row_text(uint64 row, MemoryContext context, int column)
+{
+	char *value =
+		SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+
+	return value == NULL ? NULL : MemoryContextStrdup(context, value);
+}
+
+/* A column of a row as a number; 0 where it is NULL. */
+static int64
+row_int(uint64 row, int column)
+{
+	char *value =
+		SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+
+	return value == NULL ? 0 : strtoll(value, NULL, 10);
+}
+
 /* A column of the first row as text in the given context, or NULL. */
 static char *
 load_text(MemoryContext context, int column)
 {
-	char *value =
-		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
-
-	return value == NULL ? NULL : MemoryContextStrdup(context, value);
+	return row_text(0, context, column);
 }
 
 /* A column of the first row as a number; 0 where it is NULL. */
 static int64
 load_int(int column)
 {
-	char *value =
-		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
-
-	return value == NULL ? 0 : strtoll(value, NULL, 10);
+	return row_int(0, column);
 }
 
 /* A column of the first row as a float; what is given where it is NULL. */
@@ -151,53 +178,57 @@ print_baseline(const RefitBaseline *b)
 
 /* Fills how far the verification is. */
 static void
-load_verification(RefitRewrite *r, MemoryContext context)
+load_verification(RefitRewrite *r, uint64 row, MemoryContext context)
 {
-	r->suspects = load_int(LOAD_SUSPECTS);
-	r->verify = load_text(context, LOAD_VERIFY_STATE);
-	r->verify_filenode = load_int(LOAD_VERIFY_FILENODE);
-	r->verify_source = load_int(LOAD_VERIFY_SOURCE);
-	r->verify_twin = load_int(LOAD_VERIFY_TWIN);
-	r->verify_rows = load_int(LOAD_VERIFY_ROWS);
-	r->verify_skipped = load_int(LOAD_VERIFY_SKIPPED);
-	r->verify_walks = load_int(LOAD_VERIFY_WALKS);
-	r->verified = load_int(LOAD_VERIFIED);
-	r->discrepancies = load_int(LOAD_DISCREPANCIES);
-	r->finding = load_text(context, LOAD_FINDING);
+	r->suspects = row_int(row, LOAD_SUSPECTS);
+	r->verify = row_text(row, context, LOAD_VERIFY_STATE);
+	r->verify_filenode = row_int(row, LOAD_VERIFY_FILENODE);
+	r->verify_source = row_int(row, LOAD_VERIFY_SOURCE);
+	r->verify_twin = row_int(row, LOAD_VERIFY_TWIN);
+	r->verify_rows = row_int(row, LOAD_VERIFY_ROWS);
+	r->verify_skipped = row_int(row, LOAD_VERIFY_SKIPPED);
+	r->verify_walks = row_int(row, LOAD_VERIFY_WALKS);
+	r->verified = row_int(row, LOAD_VERIFIED);
+	r->discrepancies = row_int(row, LOAD_DISCREPANCIES);
+	r->finding = row_text(row, context, LOAD_FINDING);
 }
 
 /* Fills what the revert window needs. */
 static void
-load_inverse(RefitRewrite *r, MemoryContext context)
+load_inverse(RefitRewrite *r, uint64 row, MemoryContext context)
 {
-	r->reversed = load_int(LOAD_REVERSED) != 0;
+	r->reversed = row_int(row, LOAD_REVERSED) != 0;
 	r->target = r->reversed ? r->blank : r->twin;
-	r->inverse = load_text(context, LOAD_INVERSE);
-	r->back_logs[0] = load_int(LOAD_BACK_LOG0);
-	r->back_logs[1] = load_int(LOAD_BACK_LOG1);
-	r->back_suspects = load_int(LOAD_BACK_SUSPECTS);
+	r->inverse = row_text(row, context, LOAD_INVERSE);
+	r->back_logs[0] = row_int(row, LOAD_BACK_LOG0);
+	r->back_logs[1] = row_int(row, LOAD_BACK_LOG1);
+	r->back_suspects = row_int(row, LOAD_BACK_SUSPECTS);
 }
 
-/* Fills the part that comes from refit.rewrite. */
+/* Fills a rewrite from a row of refit.rewrite. */
 static void
-load_rewrite(RefitRewrite *r, MemoryContext context)
+load_rewrite(RefitRewrite *r, uint64 row, MemoryContext context)
 {
-	char *baseline = load_text(context, LOAD_BASELINE);
+	char *baseline = row_text(row, context, LOAD_BASELINE);
 
-	r->exists = load_int(LOAD_TWIN) != 0;
-	r->twin = load_int(LOAD_TWIN);
-	r->blank = load_int(LOAD_BLANK);
-	r->key_index = load_int(LOAD_KEY_INDEX);
-	r->trigger = load_int(LOAD_TRIGGER);
-	r->trigger_xmin = load_int(LOAD_TRIGGER_XMIN);
-	r->logs[0] = load_int(LOAD_LOG0);
-	r->logs[1] = load_int(LOAD_LOG1);
-	r->filenode = load_int(LOAD_FILENODE);
-	r->twin_blocks = load_int(LOAD_TWIN_BLOCKS);
-	r->toast_blocks = load_int(LOAD_TOAST_BLOCKS);
-	r->fingerprint = load_text(context, LOAD_FINGERPRINT);
-	load_verification(r, context);
-	load_inverse(r, context);
+	r->exists = true;
+	r->number = row_int(row, LOAD_NUMBER);
+	r->twin = row_int(row, LOAD_TWIN);
+	r->blank = row_int(row, LOAD_BLANK);
+	r->key_index = row_int(row, LOAD_KEY_INDEX);
+	r->trigger = row_int(row, LOAD_TRIGGER);
+	r->trigger_xmin = row_int(row, LOAD_TRIGGER_XMIN);
+	r->logs[0] = row_int(row, LOAD_LOG0);
+	r->logs[1] = row_int(row, LOAD_LOG1);
+	r->filenode = row_int(row, LOAD_FILENODE);
+	r->source_blocks = row_int(row, LOAD_SOURCE_BLOCKS);
+	r->copied_blocks = row_int(row, LOAD_COPIED_BLOCKS);
+	r->copied_rows = row_int(row, LOAD_COPIED_ROWS);
+	r->twin_blocks = row_int(row, LOAD_TWIN_BLOCKS);
+	r->toast_blocks = row_int(row, LOAD_TOAST_BLOCKS);
+	r->fingerprint = row_text(row, context, LOAD_FINGERPRINT);
+	load_verification(r, row, context);
+	load_inverse(r, row, context);
 	if (baseline != NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
@@ -257,6 +288,77 @@ load_migration(RefitMigration *m, MemoryContext context)
 	MemoryContextSwitchTo(old);
 }
 
+/* The rows of a migration with a number in a range, in order of it. */
+static List *
+load_rewrites(int64 id, int first, int last)
+{
+	Oid types[3] = {INT8OID, INT4OID, INT4OID};
+	Datum values[3] = {Int64GetDatum(id), Int32GetDatum(first),
+					   Int32GetDatum(last)};
+	MemoryContext context = CurrentMemoryContext;
+	List *leaves = NIL;
+
+	SPI_connect();
+	refit_sql(
+		"SELECT relid::int8, number, twin::int8, blank::int8,"
+		" key_index::int8, trigger::int8, trigger_xmin, log0::int8,"
+		" log1::int8, filenode::int8, source_blocks, copied_blocks,"
+		" copied_rows, twin_blocks, toast_blocks, fingerprint, baseline,"
+		" suspects::int8, verify, verify_filenode::int8, verify_source,"
+		" verify_twin, verify_rows, verify_skipped, verify_walks, verified,"
+		" discrepancies, finding, reversed::int4, inverse,"
+		" back_log0::int8, back_log1::int8, back_suspects::int8"
+		" FROM refit.rewrite WHERE id = $1 AND number BETWEEN $2 AND $3"
+		" ORDER BY number, relid",
+		3, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+		RefitLeaf *leaf = palloc0(sizeof(RefitLeaf));
+
+		leaf->relid = row_int(i, LOAD_REWRITE_RELID);
+		load_rewrite(&leaf->rewrite, i, context);
+		leaves = lappend(leaves, leaf);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	return leaves;
+}
+
+/* The tables with rows, in their order. */
+List *
+refit_catalog_leaves(const RefitMigration *m)
+{
+	return load_rewrites(m->id, 1, PG_INT32_MAX);
+}
+
+/* The partitioned tables above them. */
+List *
+refit_catalog_parents(const RefitMigration *m)
+{
+	return load_rewrites(m->id, 0, 0);
+}
+
+/* Makes a leaf the one that is worked. */
+void
+refit_catalog_use_leaf(RefitMigration *m, const RefitLeaf *leaf)
+{
+	m->leaf = leaf->relid;
+	m->rewrite = leaf->rewrite;
+}
+
+/* Goes to the leaf of that number; false: there is none. */
+bool
+refit_catalog_select_leaf(RefitMigration *m, int number)
+{
+	List *found = load_rewrites(m->id, number, number);
+
+	if (found == NIL)
+		return false;
+	refit_catalog_use_leaf(m, linitial(found));
+	return true;
+}
+
 /* Reads a migration with its progress and rewrite rows. */
 RefitMigration *
 refit_catalog_load(int64 id)
@@ -267,22 +369,20 @@ refit_catalog_load(int64 id)
 		" m.search_path, m.options, m.cutover_attempts, m.cutover_lock_ms,"
 		" p.cursor, p.cursor_end, p.rows_done, p.rows_total, p.bytes_done,"
 		" p.bytes_total, p.pending, p.rate, p.budget_ms, p.errors,"
-		" p.throttled_by, p.deaths, p.worker_pid, p.message,"
-		" r.twin::int8, r.blank::int8, r.key_index::int8,"
-		" r.trigger::int8, r.trigger_xmin, r.log0::int8, r.log1::int8,"
-		" r.filenode::int8, r.twin_blocks, r.toast_blocks, r.fingerprint,"
-		" r.baseline,"
-		" r.suspects::int8, r.verify, r.verify_filenode::int8,"
-		" r.verify_source, r.verify_twin, r.verify_rows, r.verify_skipped,"
-		" r.verify_walks, r.verified, r.discrepancies, r.finding, m.verify,"
-		" (m.revertible > interval '0')::int4, r.reversed::int4, r.inverse,"
-		" r.back_log0::int8, r.back_log1::int8, r.back_suspects::int8"
+		" p.throttled_by, p.deaths, p.worker_pid, p.message, m.verify,"
+		" (m.revertible > interval '0')::int4,"
+		" coalesce(p.leaf, m.relid)::int8,"
+		" (SELECT count(*) FROM refit.rewrite r WHERE r.id = m.id"
+		"  AND r.number > 0),"
+		" (SELECT number FROM refit.rewrite r WHERE r.id = m.id"
+		"  AND r.relid = coalesce(p.leaf, m.relid))"
 		" FROM refit.migration m LEFT JOIN refit.migration_progress p USING (id)"
-		" LEFT JOIN refit.rewrite r USING (id) WHERE m.id = $1";
+		" WHERE m.id = $1";
 	MemoryContext context = CurrentMemoryContext;
 	RefitMigration *m = NULL;
 	Oid types[1] = {INT8OID};
 	Datum values[1] = {Int64GetDatum(id)};
+	int number = 0;
 
 	SPI_connect();
 	if (refit_sql(query, 1, types, values, NULL) > 0)
@@ -291,9 +391,13 @@ refit_catalog_load(int64 id)
 		m->id = id;
 		load_migration(m, context);
 		load_progress(&m->progress, context);
-		load_rewrite(&m->rewrite, context);
+		m->leaf = load_int(LOAD_LEAF);
+		m->nleaves = load_int(LOAD_LEAVES);
+		number = load_int(LOAD_LEAF_NUMBER);
 	}
 	SPI_finish();
+	if (number > 0)
+		(void) refit_catalog_select_leaf(m, number);
 	return m;
 }
 
@@ -310,11 +414,11 @@ void
 refit_catalog_save_progress(const RefitMigration *m)
 {
 	const RefitProgress *p = &m->progress;
-	Oid types[16] = {INT8OID, INT8OID, INT8OID,	  INT8OID, INT8OID, INT8OID,
+	Oid types[17] = {INT8OID, INT8OID, INT8OID,	  INT8OID, INT8OID, INT8OID,
 					 INT8OID, INT8OID, FLOAT8OID, INT4OID, INT4OID, TEXTOID,
-					 TEXTOID, TEXTOID, INT4OID,	  INT4OID};
-	Datum values[16];
-	bool nulls[16] = {false};
+					 TEXTOID, TEXTOID, INT4OID,	  INT4OID, OIDOID};
+	Datum values[17];
+	bool nulls[17] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = Int64GetDatum(p->cursor);
@@ -332,6 +436,8 @@ refit_catalog_save_progress(const RefitMigration *m)
 	values[13] = text_or_null(p->message, &nulls[13]);
 	values[14] = Int32GetDatum(MyProcPid);
 	values[15] = Int32GetDatum(p->deaths);
+	values[16] = ObjectIdGetDatum(m->leaf);
+	nulls[16] = m->leaf == m->relid;
 
 	SPI_connect();
 	refit_sql(
@@ -340,24 +446,25 @@ refit_catalog_save_progress(const RefitMigration *m)
 		" bytes_done = $6, bytes_total = $7, pending = $8, rate = $9,"
 		" budget_ms = $10, errors = $11, throttled_by = $12,"
 		" waiting_for = $13, message = $14, worker_pid = $15, deaths = $16,"
-		" updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
-		16, types, values, nulls);
+		" leaf = $17, updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
+		17, types, values, nulls);
 	SPI_finish();
 }
 
-/* Writes how far the verification is. */
+/* Writes how far the verification of the leaf is. */
 static void
 save_verification(const RefitMigration *m)
 {
 	const RefitRewrite *r = &m->rewrite;
-	Oid types[12] = {INT8OID, OIDOID,  TEXTOID, OIDOID,	 INT8OID, INT8OID,
-					 INT8OID, INT8OID, INT4OID, INT8OID, INT8OID, TEXTOID};
-	Datum values[12];
-	bool nulls[12] = {false};
+	Oid types[13] = {INT8OID, OIDOID,  TEXTOID, OIDOID,	 INT8OID,
+					 INT8OID, INT8OID, INT8OID, INT4OID, INT8OID,
+					 INT8OID, TEXTOID, OIDOID};
+	Datum values[13];
+	bool nulls[13] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = ObjectIdGetDatum(r->suspects);
-	values[2] = CStringGetTextDatum(r->verify);
+	values[2] = CStringGetTextDatum(r->verify != NULL ? r->verify : "walking");
 	values[3] = ObjectIdGetDatum(r->verify_filenode);
 	values[4] = Int64GetDatum(r->verify_source);
 	values[5] = Int64GetDatum(r->verify_twin);
@@ -367,14 +474,15 @@ save_verification(const RefitMigration *m)
 	values[9] = Int64GetDatum(r->verified);
 	values[10] = Int64GetDatum(r->discrepancies);
 	values[11] = text_or_null(r->finding, &nulls[11]);
+	values[12] = ObjectIdGetDatum(m->leaf);
 
 	SPI_connect();
 	refit_sql("UPDATE refit.rewrite SET suspects = $2, verify = $3,"
 			  " verify_filenode = $4, verify_source = $5, verify_twin = $6,"
 			  " verify_rows = $7, verify_skipped = $8, verify_walks = $9,"
 			  " verified = $10, discrepancies = $11, finding = $12"
-			  " WHERE id = $1",
-			  12, types, values, nulls);
+			  " WHERE id = $1 AND relid = $13",
+			  13, types, values, nulls);
 	SPI_finish();
 }
 
@@ -383,9 +491,9 @@ static void
 save_inverse(const RefitMigration *m)
 {
 	const RefitRewrite *r = &m->rewrite;
-	Oid types[6] = {INT8OID, BOOLOID, TEXTOID, OIDOID, OIDOID, OIDOID};
-	Datum values[6];
-	bool nulls[6] = {false};
+	Oid types[7] = {INT8OID, BOOLOID, TEXTOID, OIDOID, OIDOID, OIDOID, OIDOID};
+	Datum values[7];
+	bool nulls[7] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = BoolGetDatum(r->reversed);
@@ -393,24 +501,26 @@ save_inverse(const RefitMigration *m)
 	values[3] = ObjectIdGetDatum(r->back_logs[0]);
 	values[4] = ObjectIdGetDatum(r->back_logs[1]);
 	values[5] = ObjectIdGetDatum(r->back_suspects);
+	values[6] = ObjectIdGetDatum(m->leaf);
 	SPI_connect();
 	refit_sql("UPDATE refit.rewrite SET reversed = $2, inverse = $3,"
 			  " back_log0 = $4, back_log1 = $5, back_suspects = $6"
-			  " WHERE id = $1",
-			  6, types, values, nulls);
+			  " WHERE id = $1 AND relid = $7",
+			  7, types, values, nulls);
 	SPI_finish();
 }
 
-/* Writes the rewrite row; makes it where there is none yet. */
+/* Writes the rewrite row of the leaf; makes it where there is none yet. */
 void
 refit_catalog_save_rewrite(const RefitMigration *m)
 {
 	const RefitRewrite *r = &m->rewrite;
-	Oid types[13] = {INT8OID, OIDOID,  OIDOID, OIDOID, OIDOID,
-					 INT8OID, OIDOID,  OIDOID, OIDOID, INT8OID,
-					 INT8OID, TEXTOID, TEXTOID};
-	Datum values[13];
-	bool nulls[13] = {false};
+	Oid types[19] = {INT8OID, OIDOID,  OIDOID,	OIDOID, OIDOID,
+					 INT8OID, OIDOID,  OIDOID,	OIDOID, INT8OID,
+					 INT8OID, TEXTOID, TEXTOID, OIDOID, TEXTOID,
+					 INT4OID, INT8OID, INT8OID, INT8OID};
+	Datum values[19];
+	bool nulls[19] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = ObjectIdGetDatum(r->twin);
@@ -427,17 +537,27 @@ refit_catalog_save_rewrite(const RefitMigration *m)
 	values[12] = text_or_null(
 		OidIsValid(r->trigger) ? print_baseline(&r->baseline) : NULL,
 		&nulls[12]);
+	values[13] = ObjectIdGetDatum(m->leaf);
+	values[14] = CStringGetTextDatum(refit_qualified_name(m->leaf));
+	values[15] = Int32GetDatum(r->number);
+	values[16] = Int64GetDatum(r->source_blocks);
+	values[17] = Int64GetDatum(r->copied_blocks);
+	values[18] = Int64GetDatum(r->copied_rows);
 
 	SPI_connect();
 	refit_sql("INSERT INTO refit.rewrite AS r (id, twin, blank, key_index,"
 			  " trigger, trigger_xmin, log0, log1, filenode, twin_blocks,"
-			  " toast_blocks, fingerprint, baseline)"
-			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
-			  " ON CONFLICT (id) DO UPDATE SET twin = $2, blank = $3,"
+			  " toast_blocks, fingerprint, baseline, relid, relation, number,"
+			  " source_blocks, copied_blocks, copied_rows)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
+			  "  $13, $14, $15, $16, $17, $18, $19)"
+			  " ON CONFLICT (id, relid) DO UPDATE SET twin = $2, blank = $3,"
 			  " key_index = $4, trigger = $5, trigger_xmin = $6, log0 = $7,"
 			  " log1 = $8, filenode = $9, twin_blocks = $10,"
-			  " toast_blocks = $11, fingerprint = $12, baseline = $13",
-			  13, types, values, nulls);
+			  " toast_blocks = $11, fingerprint = $12, baseline = $13,"
+			  " number = $16, source_blocks = $17, copied_blocks = $18,"
+			  " copied_rows = $19",
+			  19, types, values, nulls);
 	SPI_finish();
 	save_verification(m);
 	save_inverse(m);
@@ -445,8 +565,9 @@ refit_catalog_save_rewrite(const RefitMigration *m)
 
 /* Tells how many rows were compared, and how many of them differed. */
 void
-refit_catalog_save_verified(const RefitMigration *m)
+refit_catalog_save_verified(RefitMigration *m)
 {
+	RefitProgress *p = &m->progress;
 	Oid types[1] = {INT8OID};
 	Datum values[1] = {Int64GetDatum(m->id)};
 
@@ -456,10 +577,58 @@ refit_catalog_save_verified(const RefitMigration *m)
 			  "  sum(verified) AS verified, sum(discrepancies) AS discrepancies"
 			  "  FROM refit.rewrite WHERE id = $1) r WHERE m.id = $1",
 			  1, types, values, NULL);
+	refit_sql("SELECT sum(r.done)::int8, sum(greatest(r.copied_rows, r.done))"
+			  " ::int8, sum(CASE WHEN r.verify = 'passed' THEN r.copied_blocks"
+			  "  ELSE r.verify_source END)::int8, sum(r.copied_blocks)::int8"
+			  " FROM (SELECT *, CASE WHEN verify = 'passed' THEN verified"
+			  "  ELSE verify_rows + verify_skipped END AS done"
+			  "  FROM refit.rewrite WHERE id = $1) r",
+			  1, types, values, NULL);
+	p->rows_done = load_int(1);
+	p->rows_total = load_int(2);
+	p->bytes_done = load_int(3) * BLCKSZ;
+	p->bytes_total = load_int(4) * BLCKSZ;
 	SPI_finish();
 }
 
-/* Removes the rewrite row, when the objects it names are gone. */
+/* How far the copy of all leaves is. */
+void
+refit_catalog_sum_copied(RefitMigration *m)
+{
+	RefitProgress *p = &m->progress;
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(m->id)};
+	int64 done;
+	int64 total;
+
+	SPI_connect();
+	refit_sql("SELECT sum(copied_rows)::int8, sum(copied_blocks)::int8,"
+			  " sum(source_blocks)::int8 FROM refit.rewrite WHERE id = $1",
+			  1, types, values, NULL);
+	p->rows_done = load_int(1);
+	done = load_int(2);
+	total = load_int(3);
+	SPI_finish();
+	p->bytes_done = done * BLCKSZ;
+	p->bytes_total = total * BLCKSZ;
+	if (done > 0 && p->rows_done > 0)
+		p->rows_total = (int64) ((double) p->rows_done * total / done);
+}
+
+/* The twin of the table that the user named. */
+Oid
+refit_catalog_root_twin(const RefitMigration *m)
+{
+	Oid types[2] = {INT8OID, OIDOID};
+	Datum values[2] = {Int64GetDatum(m->id), ObjectIdGetDatum(m->relid)};
+	char *text = refit_sql_text(
+		"SELECT twin::int8 FROM refit.rewrite WHERE id = $1 AND relid = $2", 2,
+		types, values);
+
+	return text != NULL ? strtoul(text, NULL, 10) : InvalidOid;
+}
+
+/* Removes the rewrite rows, when the objects they name are gone. */
 void
 refit_catalog_delete_rewrite(const RefitMigration *m)
 {

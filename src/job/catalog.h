@@ -22,11 +22,26 @@
 extern RefitMigration *refit_catalog_load(int64 id);
 extern void refit_catalog_save_progress(const RefitMigration *m);
 extern void refit_catalog_save_rewrite(const RefitMigration *m);
-/* Sums up in the migration's row what its rewrites have verified. */
-extern void refit_catalog_save_verified(const RefitMigration *m);
+/* Sums up what its rewrites have verified, in its row and for progress. */
+extern void refit_catalog_save_verified(RefitMigration *m);
 extern void refit_catalog_delete_rewrite(const RefitMigration *m);
 /* Is the migration on its way to cancelled or failed? */
 extern bool refit_catalog_is_given_up(const RefitMigration *m);
+
+/*
+ * The tables whose rows a rewrite works, as a list of RefitLeaf: the table
+ * itself, or the leaves of its partition tree; and the partitioned tables above
+ * those.  Steps work on m->leaf with m->rewrite.
+ */
+extern List *refit_catalog_leaves(const RefitMigration *m);
+extern List *refit_catalog_parents(const RefitMigration *m);
+extern void refit_catalog_use_leaf(RefitMigration *m, const RefitLeaf *leaf);
+/* By number, from 1; false: there is none. */
+extern bool refit_catalog_select_leaf(RefitMigration *m, int number);
+/* The twin of m->relid. */
+extern Oid refit_catalog_root_twin(const RefitMigration *m);
+/* Brings the counters of the copy up to date, over all leaves. */
+extern void refit_catalog_sum_copied(RefitMigration *m);
 /* kind is a word, message a sentence, detail JSON text or NULL. */
 extern void refit_catalog_event(const RefitMigration *m, const char *kind,
 								const char *message, const char *detail);

@@ -60,6 +60,7 @@
 #include "table/revert.h"
 #include "table/space.h"
 #include "table/transform.h"
+#include "table/tree.h"
 #include "table/twin.h"
 #include "table/verify.h"
 #include "util/fault.h"
@@ -95,6 +96,7 @@ typedef struct Phase
 	const char *name;
 	RefitStep step;
 	bool after_cutover; /* cannot be cancelled any more */
+	bool per_leaf;		/* done for one leaf after the other */
 } Phase;
 
 static RefitOutcome plan_step(RefitMigration *m, RefitBudget *budget);
@@ -109,13 +111,13 @@ static const Phase phases[] = {
 	{"validate", "settle", refit_alter_settle, true},
 	{"validate", "cleanup", refit_build_cleanup, true},
 	{"rewrite", "prepare", refit_build_prepare, false},
-	{"rewrite", "capture", refit_capture_install, false},
-	{"rewrite", "copy", refit_copy_step, false},
-	{"rewrite", "order", refit_build_order, false},
-	{"rewrite", "index", refit_build_index, false},
+	{"rewrite", "capture", refit_capture_install, false, true},
+	{"rewrite", "copy", refit_copy_step, false, true},
+	{"rewrite", "order", refit_build_order, false, true},
+	{"rewrite", "index", refit_build_index, false, true},
 	{"rewrite", "analyze", refit_build_analyze, false},
-	{"rewrite", "catchup", refit_catchup_step, false},
-	{"rewrite", "verify", refit_verify_step, false},
+	{"rewrite", "catchup", refit_catchup_step, false, true},
+	{"rewrite", "verify", refit_verify_step, false, true},
 	{"rewrite", "cutover", refit_cutover_step, false},
 	{"rewrite", "validate", refit_constraint_step, true},
 	{"rewrite", "settle", refit_build_settle, true},
@@ -318,8 +320,9 @@ refit_migration_startable(void)
 			  " WHERE m.state IN ('queued', 'running', 'ready',"
 			  "  'revertible') AND m.home = refit._home()"
 			  " AND NOT EXISTS (SELECT FROM refit.migration e"
-			  "  WHERE e.relid = m.relid AND e.id <> m.id AND e.state IN"
+			  "  WHERE e.id <> m.id AND e.state IN"
 			  "   ('queued', 'running', 'paused', 'ready', 'revertible')"
+			  "  AND refit._overlap(e.relid, m.relid)"
 			  "  AND (e.phase IS NULL, e.id) < (m.phase IS NULL, m.id))"
 			  " AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l"
 			  "  WHERE l.locktype = 'advisory' AND l.objsubid = $1"
@@ -360,7 +363,7 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 								.revertible = m->revertible};
 	RefitPlan *plan;
 
-	refit_plan_check_table(m->relid);
+	refit_plan_check_table(m->relid, stmt != NULL);
 	plan = refit_plan_make(&request);
 	refit_space_check(m->relid, plan->needs);
 	refit_space_save(m, plan->needs);
@@ -511,12 +514,35 @@ finish(RefitMigration *m)
 	return -1;
 }
 
+/*
+ * Goes to the next leaf in the same phase; false: it was the last one, and the
+ * first one comes next.
+ */
+static bool
+advance_leaf(RefitMigration *m, const Phase *phase)
+{
+	if (!phase->per_leaf || m->nleaves <= 1)
+		return false;
+	if (!refit_catalog_select_leaf(m, m->rewrite.number + 1))
+	{
+		(void) refit_catalog_select_leaf(m, 1);
+		return false;
+	}
+	m->progress.cursor = 0;
+	m->progress.cursor_end = 0;
+	refit_catalog_save_progress(m);
+	return true;
+}
+
 /* Goes to the next phase.  Returns the rest to take, or -1 at the end. */
 static int
 advance(RefitMigration *m, const Phase *phase)
 {
 	const Phase *next = following_phase(m, phase);
 
+	if (advance_leaf(m, phase)) /* a cutover that waits is in no hurry */
+		return strcmp(m->state, "ready") == 0 ? REST_READY / Max(m->nleaves, 1)
+											  : 0;
 	if (strcmp(phase->name, "copy") == 0)
 		record_volume(m);
 	if (next == NULL)
@@ -532,14 +558,12 @@ advance(RefitMigration *m, const Phase *phase)
 		REFIT_FAULT("ready.written");
 		return REST_READY;
 	}
-	if (strcmp(phase->name, "capture") != 0)
-	{
-		m->progress.cursor = 0;
-		m->progress.cursor_end = 0;
-		m->progress.rows_done = 0;
-		if (strcmp(phase->name, "prepare") != 0)
-			m->progress.rows_total = 0;
-	}
+	m->progress.cursor = 0;
+	m->progress.cursor_end = 0;
+	m->progress.rows_done = 0;
+	if (strcmp(phase->name, "prepare") != 0 &&
+		strcmp(phase->name, "capture") != 0)
+		m->progress.rows_total = 0;
 	m->progress.rate = 0;
 	m->progress.waiting_for = NULL;
 	set_phase(m, next->name);
@@ -639,14 +663,16 @@ obey_request(RefitMigration *m)
 static bool
 must_wait_in_queue(const RefitMigration *m)
 {
-	return update_row(m,
-					  "SELECT FROM refit.migration m JOIN refit.migration e"
-					  " ON e.relid = m.relid AND e.id <> m.id AND e.state IN"
-					  "  ('queued', 'running', 'paused', 'ready', 'revertible')"
-					  "  AND (e.phase IS NULL, e.id) < (m.phase IS NULL, m.id)"
-					  " WHERE m.id = $1 AND ($2 IS NULL) AND ($3 IS NULL)"
-					  " AND ($4 IS NULL)",
-					  NULL, NULL, NULL) > 0;
+	return update_row(
+			   m,
+			   "SELECT FROM refit.migration m JOIN refit.migration e"
+			   " ON refit._overlap(e.relid, m.relid) AND e.id <> m.id"
+			   "  AND e.state IN ('queued', 'running', 'paused', 'ready',"
+			   "   'revertible')"
+			   "  AND (e.phase IS NULL, e.id) < (m.phase IS NULL, m.id)"
+			   " WHERE m.id = $1 AND ($2 IS NULL) AND ($3 IS NULL)"
+			   " AND ($4 IS NULL)",
+			   NULL, NULL, NULL) > 0;
 }
 
 /*
@@ -691,7 +717,7 @@ start(RefitMigration *m)
 		return false;
 	if (strcmp(m->state, "queued") == 0)
 	{
-		lock_queue(m->relid);
+		lock_queue(refit_tree_root(m->relid));
 		if (must_wait_in_queue(m))
 			return false;
 		set_state(m, "running");
@@ -758,6 +784,16 @@ check_submitter(const RefitMigration *m)
 				 errhint("Look at its actions and submit them as the owner.")));
 }
 
+/* Says which leaf is at work, where there are several. */
+static void
+name_leaf(RefitMigration *m, const Phase *phase)
+{
+	if (phase->per_leaf && m->nleaves > 1)
+		m->progress.message =
+			psprintf("partition %d of %d: %s", m->rewrite.number, m->nleaves,
+					 refit_qualified_name(m->leaf));
+}
+
 /* Runs a phase's step with the owner's rights. */
 static RefitOutcome
 run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
@@ -772,6 +808,9 @@ run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
 	check_work_tables(m);
 	if (!phase->after_cutover)
 		check_submitter(m);
+	if (m->rewrite.exists && !phase->after_cutover)
+		refit_tree_check(m);
+	name_leaf(m, phase);
 	refit_rights_begin(&save, owner, true);
 	outcome = phase->step(m, budget);
 	refit_rights_end(&save);
@@ -815,6 +854,7 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 		case REFIT_RETURN:
 			m->progress.cursor = 0;
 			m->progress.cursor_end = 0;
+			(void) refit_catalog_select_leaf(m, 1);
 			set_phase(m, m->next_phase);
 			rest = Max(rest, REST_RETURN);
 			break;

@@ -73,10 +73,14 @@ typedef struct Owed
 
 /*
  * The query that finds a violating row between two ctids, by the kind of
- * constraint.  A foreign key compares with its own operators, as RI does; the
- * casts keep others of the same name, which anybody may have made, from being a
- * better match.
+ * constraint.  A foreign key compares with its own operators, as RI does, and
+ * looks at all partitions of a partitioned table; the casts keep others of the
+ * same name, which anybody may have made, from being a better match.
  */
+#define REFERENCED                                                           \
+	"CASE (SELECT relkind FROM pg_catalog.pg_class WHERE oid = c.confrelid)" \
+	" WHEN 'p' THEN '' ELSE 'ONLY ' END || c.confrelid::regclass"
+
 #define VIOLATION_QUERY                                                         \
 	"CASE c.contype WHEN 'c' THEN"                                              \
 	" format('SELECT x::text FROM ONLY %s x WHERE x.ctid >= $1 AND"             \
@@ -87,14 +91,14 @@ typedef struct Owed
 	"  string_agg(format('x.%I', fa.attname), ', ' ORDER BY k.n),"              \
 	"  c.conrelid::regclass,"                                                   \
 	"  CASE WHEN c.confmatchtype = 'f' THEN"                                    \
-	"   format('NOT (%s) AND (%s OR NOT EXISTS (SELECT FROM ONLY %s p"          \
+	"   format('NOT (%s) AND (%s OR NOT EXISTS (SELECT FROM %s p"               \
 	"    WHERE %s))',"                                                          \
 	"    string_agg(format('x.%I IS NULL', fa.attname), ' AND '),"              \
 	"    string_agg(format('x.%I IS NULL', fa.attname), ' OR '),"               \
-	"    c.confrelid::regclass, string_agg(e.equal, ' AND '))"                  \
-	"  ELSE format('%s AND NOT EXISTS (SELECT FROM ONLY %s p WHERE %s)',"       \
+	"    " REFERENCED ", string_agg(e.equal, ' AND '))"                         \
+	"  ELSE format('%s AND NOT EXISTS (SELECT FROM %s p WHERE %s)',"            \
 	"    string_agg(format('x.%I IS NOT NULL', fa.attname), ' AND '),"          \
-	"    c.confrelid::regclass, string_agg(e.equal, ' AND ')) END)"             \
+	"    " REFERENCED ", string_agg(e.equal, ' AND ')) END)"                    \
 	"  FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY"           \
 	"   AS k(f, p, op, n)"                                                      \
 	"  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid"             \
@@ -118,14 +122,15 @@ next_owed(const RefitMigration *m)
 	Owed *owed = NULL;
 
 	SPI_connect();
-	refit_sql(
-		"SELECT w.relid::int8, coalesce(c.oid, 0)::int8, w.conname,"
-		" c.contype, coalesce(c.convalidated, true), " VIOLATION_QUERY
-		", c.confrelid::int8, c.conindid::int8"
-		" FROM refit.owed w LEFT JOIN pg_catalog.pg_constraint c"
-		"  ON c.conrelid = w.relid AND c.conname = w.conname"
-		" WHERE w.id = $1 AND NOT w.done ORDER BY w.relid, w.conname LIMIT 1",
-		1, types, values, NULL);
+	refit_sql("SELECT w.relid::int8, coalesce(c.oid, 0)::int8, w.conname,"
+			  " c.contype, coalesce(c.convalidated, true), " VIOLATION_QUERY
+			  ", c.confrelid::int8, c.conindid::int8"
+			  " FROM refit.owed w LEFT JOIN pg_catalog.pg_constraint c"
+			  "  ON c.conrelid = w.relid AND c.conname = w.conname"
+			  " WHERE w.id = $1 AND NOT w.done ORDER BY"
+			  "  (SELECT count(*) FROM pg_partition_ancestors(w.relid)) DESC,"
+			  "  w.relid, w.conname LIMIT 1",
+			  1, types, values, NULL);
 	if (SPI_processed > 0)
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
@@ -288,7 +293,7 @@ proven_column(const RefitMigration *m, const Owed *owed)
 	sscanf(owed->name,
 		   psprintf("refit_" INT64_FORMAT "_%%d_not_null%%n", m->id), &attnum,
 		   &length);
-	return length > 0 ? get_attname(owed->relid, attnum, true) : NULL;
+	return length > 0 ? get_attname(m->relid, attnum, true) : NULL;
 }
 
 /* Fails, naming constraint and row. */
@@ -341,26 +346,62 @@ check_blocks(RefitMigration *m, RefitBudget *budget, const Owed *owed)
 	}
 }
 
-/* Marks the constraint valid and takes it off the list. */
+/*
+ * Owes each partition its part of a partitioned table's constraint.  True:
+ * some are not valid yet; they come first, being lower in the tree.
+ */
+static bool
+owe_partitions(const RefitMigration *m, const Owed *owed)
+{
+	Oid types[4] = {INT8OID, OIDOID, OIDOID, TEXTOID};
+	Datum values[4];
+	bool result;
+
+	values[0] = Int64GetDatum(m->id);
+	values[1] = ObjectIdGetDatum(owed->oid);
+	values[2] = ObjectIdGetDatum(owed->relid);
+	values[3] = CStringGetTextDatum(owed->name);
+	SPI_connect();
+	result =
+		refit_sql("INSERT INTO refit.owed AS w (id, relid, conname)"
+				  " SELECT $1, c.conrelid, c.conname"
+				  " FROM pg_catalog.pg_inherits i"
+				  " JOIN pg_catalog.pg_constraint c ON c.conrelid = i.inhrelid"
+				  " WHERE i.inhparent = $3 AND NOT c.convalidated AND"
+				  "  (c.contype = 'f' AND c.conparentid = $2"
+				  "   OR c.contype = 'c' AND c.conname = $4::name)"
+				  " ON CONFLICT (id, relid, conname) DO UPDATE SET done = false"
+				  "  WHERE w.done",
+				  4, types, values, NULL) > 0;
+	SPI_finish();
+	return result;
+}
+
+/*
+ * Marks the constraint valid and takes it off the list; with it the rows that
+ * PostgreSQL has for each partition of the table which a foreign key refers to.
+ */
 static void
 settle(RefitMigration *m, const Owed *owed)
 {
-	Oid types[4] = {OIDOID, INT8OID, TEXTOID, OIDOID};
+	Oid types[4] = {OIDOID, OIDOID, INT8OID, TEXTOID};
 	Datum values[4];
 
 	values[0] = ObjectIdGetDatum(owed->oid);
-	values[1] = Int64GetDatum(m->id);
-	values[2] = CStringGetTextDatum(owed->name);
-	values[3] = ObjectIdGetDatum(owed->relid);
+	values[1] = ObjectIdGetDatum(owed->relid);
+	values[2] = Int64GetDatum(m->id);
+	values[3] = CStringGetTextDatum(owed->name);
 	if (OidIsValid(owed->oid))
 		LockRelationOid(owed->relid, ShareUpdateExclusiveLock);
 	SPI_connect();
-	refit_sql("UPDATE pg_catalog.pg_constraint SET convalidated = true"
-			  " WHERE oid = $1",
-			  1, types, values, NULL);
-	refit_sql("UPDATE refit.owed SET done = true WHERE id = $2"
-			  " AND conname = $3::name"
-			  " AND relid = $4",
+	refit_sql("WITH RECURSIVE part(oid) AS (SELECT $1 WHERE $1 <> 0 UNION ALL"
+			  " SELECT c.oid FROM part p JOIN pg_catalog.pg_constraint c"
+			  "  ON c.conparentid = p.oid AND c.conrelid = $2)"
+			  " UPDATE pg_catalog.pg_constraint c SET convalidated = true"
+			  " FROM part p WHERE c.oid = p.oid",
+			  2, types, values, NULL);
+	refit_sql("UPDATE refit.owed SET done = true WHERE id = $3"
+			  " AND conname = $4::name AND relid = $2 AND $1 IS NOT NULL",
 			  4, types, values, NULL);
 	SPI_finish();
 	if (OidIsValid(owed->oid))
@@ -385,6 +426,14 @@ refit_constraint_step(RefitMigration *m, RefitBudget *budget)
 	if (!OidIsValid(owed->oid) || owed->valid)
 	{
 		settle(m, owed);
+		return REFIT_MORE;
+	}
+	if (get_rel_relkind(owed->relid) == RELKIND_PARTITIONED_TABLE)
+	{
+		/* keeps partitions from being attached until it is valid */
+		LockRelationOid(owed->relid, ShareUpdateExclusiveLock);
+		if (!owe_partitions(m, owed))
+			settle(m, owed);
 		return REFIT_MORE;
 	}
 	rel = table_open(owed->relid, AccessShareLock);

@@ -22,6 +22,7 @@
 #include "table/actions.h"
 #include "table/alter.h"
 #include "table/dependents.h"
+#include "table/tree.h"
 #include "util/fault.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
@@ -126,7 +127,7 @@ lock_table(RefitMigration *m, const AlterTableStmt *stmt)
 {
 	List *locks = refit_dependents_locks(m->relid, stmt);
 
-	locks = lappend(locks, refit_polite_lock_on(m->relid, AccessExclusiveLock));
+	locks = list_concat(locks, refit_tree_locks(m->relid));
 	return refit_polite_lock_try(m, locks);
 }
 

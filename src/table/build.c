@@ -34,6 +34,7 @@
 #include "table/revert.h"
 #include "table/shape.h"
 #include "table/space.h"
+#include "table/tree.h"
 #include "table/twin.h"
 #include "table/verify.h"
 #include "util/fault.h"
@@ -58,7 +59,7 @@ ensure_key_index(Oid twin, Oid key_index)
 	if (!OidIsValid(refit_shape_find_index(rel, nkeys, attnums)))
 	{
 		stmt = makeNode(IndexStmt);
-		stmt->idxname = "$key";
+		stmt->idxname = psprintf("$key_%u", twin);
 		stmt->relation =
 			makeRangeVar(get_namespace_name(RelationGetNamespace(rel)),
 						 pstrdup(RelationGetRelationName(rel)), -1);
@@ -78,28 +79,27 @@ ensure_key_index(Oid twin, Oid key_index)
 	table_close(rel, NoLock);
 }
 
-/* Makes twin, blank and logs, in one transaction. */
-RefitOutcome
-refit_build_prepare(RefitMigration *m, RefitBudget *budget)
+/* Is the twin sorted by phase order, which builds its indexes too? */
+static bool
+has_order(const RefitMigration *m)
 {
-	AlterTableStmt *stmt = refit_actions_of(m);
-	Relation source = table_open(m->relid, AccessShareLock);
-	RefitRewrite *r = &m->rewrite;
-	Relation twin;
-	Oid schema;
+	return strcmp(m->kind, "repack") == 0 && m->definition[0] != '\0';
+}
 
-	r->fingerprint = refit_shape_fingerprint(m->relid);
-	schema = refit_twin_create_schema(m->id, source->rd_rel->relowner);
-	r->twin = refit_twin_create(source, schema);
-	if (stmt != NULL)
-		refit_actions_run_private(refit_actions_for_twin(stmt, m->relid),
-								  r->twin, m->search_path);
+/* Makes what one leaf needs beside its twin. */
+static void
+prepare_leaf(RefitMigration *m, const AlterTableStmt *stmt, Oid schema)
+{
+	RefitRewrite *r = &m->rewrite;
+	Relation source = table_open(m->leaf, AccessShareLock);
+	Relation twin;
+
 	r->key_index = refit_plan_choose_key(source, r->twin, stmt, m->search_path);
 	r->blank = refit_twin_create_blank(source, schema, m->revertible);
 	if (m->revertible)
 		refit_revert_prepare(m, source, schema);
 	ensure_key_index(r->twin, r->key_index);
-	if (strcmp(m->kind, "repack") == 0 && m->definition[0] != '\0')
+	if (has_order(m))
 		refit_twin_create_order_index(r->twin, m->definition, m->search_path);
 	for (int i = 0; i < REFIT_LOGS; i++)
 		r->logs[i] = refit_capture_create_log(source, schema, r->key_index, i);
@@ -109,13 +109,46 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 	table_close(twin, NoLock);
 	refit_verify_reset(m);
 	refit_actions_run_own(NO_AUTOVACUUM, r->twin);
-	refit_twin_hide(r->twin, m->relid);
-	refit_twin_hide(r->blank, m->relid);
-	m->progress.rows_total = (int64) Max(source->rd_rel->reltuples, 0);
-	m->progress.bytes_total =
-		(int64) RelationGetNumberOfBlocks(source) * BLCKSZ;
+	refit_twin_hide(r->blank, m->leaf);
+	r->source_blocks = RelationGetNumberOfBlocks(source);
+	m->progress.rows_total += (int64) Max(source->rd_rel->reltuples, 0);
+	m->progress.bytes_total += r->source_blocks * BLCKSZ;
 	table_close(source, NoLock);
-	refit_catalog_save_rewrite(m);
+}
+
+/* Makes twins, blanks and logs, in one transaction. */
+RefitOutcome
+refit_build_prepare(RefitMigration *m, RefitBudget *budget)
+{
+	AlterTableStmt *stmt = refit_actions_of(m);
+	Oid schema =
+		refit_twin_create_schema(m->id, refit_relation_owner(m->relid));
+	List *twins = refit_tree_create_twins(m->relid, schema);
+	ListCell *lc;
+
+	if (stmt != NULL)
+		refit_actions_run_private(refit_actions_for_twin(stmt, m->relid),
+								  ((RefitTwin *) linitial(twins))->twin,
+								  m->search_path);
+	m->nleaves = 0;
+	foreach(lc, twins)
+	{
+		RefitTwin *t = lfirst(lc);
+
+		m->leaf = t->source;
+		m->rewrite = (RefitRewrite){.exists = true,
+									.twin = t->twin,
+									.target = t->twin,
+									.fingerprint = t->fingerprint};
+		if (t->is_leaf)
+		{
+			m->rewrite.number = ++m->nleaves;
+			prepare_leaf(m, stmt, schema);
+		}
+		refit_twin_hide(t->twin, t->source);
+		refit_catalog_save_rewrite(m);
+	}
+	(void) refit_catalog_select_leaf(m, 1);
 	REFIT_FAULT("prepare.made");
 	return REFIT_NEXT;
 }
@@ -124,7 +157,7 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 static List *
 space_of_order(const RefitMigration *m)
 {
-	Relation source = table_open(m->relid, AccessShareLock);
+	Relation source = table_open(m->leaf, AccessShareLock);
 	List *needs = refit_space_of_order(source, m->rewrite.twin);
 
 	table_close(source, AccessShareLock);
@@ -144,7 +177,7 @@ refit_build_order(RefitMigration *m, RefitBudget *budget)
 	ObjectAddress object;
 	Relation rel;
 
-	if (strcmp(m->kind, "repack") != 0 || m->definition[0] == '\0')
+	if (!has_order(m))
 		return REFIT_NEXT;
 	if (!OidIsValid(index)) /* the copy was started again after this phase */
 	{
@@ -162,11 +195,10 @@ refit_build_order(RefitMigration *m, RefitBudget *budget)
 	CommandCounterIncrement();
 	ObjectAddressSet(object, RelationRelationId, index);
 	performDeletion(&object, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
-	refit_twin_hide(m->rewrite.twin, m->relid);
+	refit_twin_hide(m->rewrite.twin, m->leaf);
 	m->progress.pending = refit_capture_pending(m);
-	m->next_phase = "analyze";
 	REFIT_FAULT("order.sorted");
-	return REFIT_RETURN;
+	return REFIT_NEXT;
 }
 
 /* The twin's indexes, the one that finds rows by key first. */
@@ -197,6 +229,24 @@ use_options(const RefitMigration *m)
 		refit_set_local("max_parallel_maintenance_workers", workers);
 }
 
+/* Counts an index that was built, over all leaves. */
+static void
+count_index(RefitMigration *m, int nindexes)
+{
+	RefitProgress *p = &m->progress;
+
+	p->cursor++;
+	p->cursor_end = nindexes;
+	p->rows_done = (m->rewrite.number - 1) * p->cursor_end + p->cursor;
+	p->rows_total = m->nleaves * p->cursor_end;
+	p->message = psprintf("built index " INT64_FORMAT " of " INT64_FORMAT,
+						  p->cursor, p->cursor_end);
+	if (m->nleaves > 1)
+		p->message = psprintf("%s of partition %d of %d", p->message,
+							  m->rewrite.number, m->nleaves);
+	p->pending = refit_capture_pending(m);
+}
+
 /*
  * Builds one index of the twin.  That is one long step, so it does not begin
  * before there is disk space for it.
@@ -204,46 +254,39 @@ use_options(const RefitMigration *m)
 RefitOutcome
 refit_build_index(RefitMigration *m, RefitBudget *budget)
 {
-	Relation source = table_open(m->relid, AccessShareLock);
-	Relation twin = table_open(m->rewrite.twin, /* private: */
-							   AccessExclusiveLock);
-	char persistence = twin->rd_rel->relpersistence;
-	List *indexes = indexes_to_build(m);
+	Relation source;
+	Relation twin;
+	char persistence;
+	List *indexes;
 	ReindexParams params = {0};
-	int guc_level = NewGUCNestLevel();
+	int guc_level;
 	List *needs;
 	Oid index;
+	bool has_room;
 
+	if (has_order(m))
+		return REFIT_NEXT;
 	m->next_phase = "copy";
 	if (refit_shape_was_emptied(m))
-	{
-		table_close(twin, NoLock);
-		table_close(source, AccessShareLock);
-		AtEOXact_GUC(false, guc_level);
 		return REFIT_RETURN;
-	}
+	source = table_open(m->leaf, AccessShareLock);
 	refit_shape_check(m);
+	twin = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
+	persistence = twin->rd_rel->relpersistence;
+	indexes = indexes_to_build(m);
 	index = list_nth_oid(indexes, (int) m->progress.cursor);
+	guc_level = NewGUCNestLevel();
 	use_options(m);
 	needs = refit_space_of_index(source, index);
 	table_close(twin, NoLock);
 	table_close(source, AccessShareLock); /* not for as long as it takes */
-	if (!refit_space_allows(m, needs, "build an index", budget))
-	{
-		AtEOXact_GUC(false, guc_level);
-		return REFIT_WAIT;
-	}
-	refit_reindex_index(index, persistence, &params);
+	has_room = refit_space_allows(m, needs, "build an index", budget);
+	if (has_room)
+		refit_reindex_index(index, persistence, &params);
 	AtEOXact_GUC(false, guc_level);
-
-	m->progress.cursor++;
-	m->progress.cursor_end = list_length(indexes);
-	m->progress.rows_done = m->progress.cursor;
-	m->progress.rows_total = m->progress.cursor_end;
-	m->progress.message =
-		psprintf("built index " INT64_FORMAT " of " INT64_FORMAT,
-				 m->progress.cursor, m->progress.cursor_end);
-	m->progress.pending = refit_capture_pending(m);
+	if (!has_room)
+		return REFIT_WAIT;
+	count_index(m, list_length(indexes));
 	REFIT_FAULT("index.built");
 	return m->progress.cursor < m->progress.cursor_end ? REFIT_MORE
 													   : REFIT_NEXT;
@@ -261,11 +304,14 @@ analyze(Oid relid)
 	SPI_finish();
 }
 
-/* Gathers statistics on the twin, so that no plan regresses at cutover. */
+/*
+ * Gathers statistics on the twin, so that no plan regresses at cutover; of a
+ * tree, on all its tables in one go, which is how ANALYZE takes it.
+ */
 RefitOutcome
 refit_build_analyze(RefitMigration *m, RefitBudget *budget)
 {
-	analyze(m->rewrite.twin);
+	analyze(refit_catalog_root_twin(m));
 	m->progress.pending = refit_capture_pending(m);
 	REFIT_FAULT("analyze.done");
 	return REFIT_NEXT;
@@ -275,11 +321,12 @@ refit_build_analyze(RefitMigration *m, RefitBudget *budget)
 RefitOutcome
 refit_build_settle(RefitMigration *m, RefitBudget *budget)
 {
-	Relation rel = table_open(m->relid, AccessShareLock);
-	bool extended = RelationGetStatExtList(rel) != NIL;
+	Oid types[1] = {OIDARRAYOID};
+	Datum values[1] = {refit_tree_members_array(m->relid)};
 
-	table_close(rel, NoLock);
-	if (extended)
+	if (refit_sql_text("SELECT 1 FROM pg_catalog.pg_statistic_ext"
+					   " WHERE stxrelid = ANY ($1) LIMIT 1",
+					   1, types, values) != NULL)
 		analyze(m->relid);
 	REFIT_FAULT("settle.analyzed");
 	return REFIT_NEXT;
@@ -292,40 +339,41 @@ refit_build_settle(RefitMigration *m, RefitBudget *budget)
 static char *
 drop_added_constraints(const RefitMigration *m)
 {
-	Oid types[1] = {INT8OID};
-	Datum values[1] = {Int64GetDatum(m->id)};
+	Oid types[2] = {INT8OID, OIDOID};
+	Datum values[2] = {Int64GetDatum(m->id), ObjectIdGetDatum(m->relid)};
 
-	if (!refit_catalog_is_given_up(m))
+	if (!refit_catalog_is_given_up(m) || get_rel_name(m->relid) == NULL)
 		return NULL;
 	return refit_sql_text(
 		"SELECT string_agg(format('DROP CONSTRAINT IF EXISTS %I', conname),"
-		" ', ') FROM refit.owed WHERE id = $1 AND added",
-		1, types, values);
+		" ', ') FROM refit.owed WHERE id = $1 AND relid = $2 AND added",
+		2, types, values);
 }
 
-/*
- * Takes what stands on the table away: triggers, and constraints that did not
- * hold.  False: the lock was not to be had.
- */
+/* Goes to the first leaf that has the migration's triggers; false: none has. */
 static bool
-clean_table(RefitMigration *m)
+find_captured_leaf(RefitMigration *m)
 {
-	char *drop = drop_added_constraints(m);
+	ListCell *lc;
+
+	foreach(lc, refit_catalog_leaves(m))
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		if (get_rel_name(m->leaf) != NULL && refit_capture_is_there(m))
+			return true;
+	}
+	return false;
+}
+
+/* Drops constraints that did not hold. */
+static void
+drop_constraints(const RefitMigration *m, const char *drop)
+{
 	RefitRights save;
 
-	if (drop == NULL && !refit_capture_is_there(m))
-		return true;
-	if (!refit_polite_lock_try(
-			m, list_make1(refit_polite_lock_on(m->relid, AccessExclusiveLock))))
-		return false;
-	refit_capture_remove(m);
-	if (drop != NULL)
-	{
-		refit_rights_begin(&save, refit_relation_owner(m->relid), true);
-		refit_actions_run_own(drop, m->relid);
-		refit_rights_end(&save);
-	}
-	return true;
+	refit_rights_begin(&save, refit_relation_owner(m->relid), true);
+	refit_actions_run_own(drop, m->relid);
+	refit_rights_end(&save);
 }
 
 /*
@@ -333,28 +381,51 @@ clean_table(RefitMigration *m)
  * schema.
  */
 static void
-drop_moved_tables(const RefitMigration *m)
+drop_moved_tables(RefitMigration *m)
 {
-	const RefitRewrite *r = &m->rewrite;
-	Oid tables[] = {r->twin,		 r->blank,		  r->logs[0],
-					r->logs[1],		 r->suspects,	  r->back_logs[0],
-					r->back_logs[1], r->back_suspects};
+	ListCell *lc;
 
-	for (int i = 0; i < lengthof(tables); i++)
-		refit_twin_drop_table(tables[i], m->relid);
+	foreach(lc, list_concat(refit_catalog_leaves(m), refit_catalog_parents(m)))
+	{
+		const RefitLeaf *leaf = lfirst(lc);
+		const RefitRewrite *r = &leaf->rewrite;
+		Oid tables[] = {r->twin,		 r->blank,		  r->logs[0],
+						r->logs[1],		 r->suspects,	  r->back_logs[0],
+						r->back_logs[1], r->back_suspects};
+
+		for (int i = 0; i < lengthof(tables); i++)
+			refit_twin_drop_table(tables[i], leaf->relid);
+	}
 }
 
-/* Takes away whatever the migration has made. */
+/*
+ * Takes away whatever the migration has made: triggers, leaf by leaf, so that
+ * no two locks are held; constraints that did not hold; and the work tables.
+ */
 RefitOutcome
 refit_build_cleanup(RefitMigration *m, RefitBudget *budget)
 {
 	Oid schema = refit_twin_find_schema(m->id);
+	bool captured = find_captured_leaf(m);
+	char *drop = drop_added_constraints(m);
+	List *locks = NIL;
 
-	if (get_rel_name(m->relid) != NULL && !clean_table(m))
+	if (captured)
+		locks = list_make1(refit_polite_lock_on(m->leaf, AccessExclusiveLock));
+	else if (drop != NULL)
+		locks = refit_tree_locks(m->relid);
+	if (locks != NIL && !refit_polite_lock_try(m, locks))
 	{
 		budget->pause_ms = refit_polite_lock_backoff(m);
 		return REFIT_WAIT;
 	}
+	if (captured)
+	{
+		refit_capture_remove(m);
+		return REFIT_MORE;
+	}
+	if (drop != NULL)
+		drop_constraints(m, drop);
 	if (OidIsValid(schema))
 		refit_twin_drop_schema(schema);
 	drop_moved_tables(m);

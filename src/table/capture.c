@@ -249,8 +249,9 @@ refit_capture_create_log(Relation source, Oid schema, Oid key_index, int number)
 						   att->atttypmod, att->attndims);
 		TupleDescInitEntryCollation(desc, i + 1, att->attcollation);
 	}
-	log = refit_twin_create_table(source, schema, psprintf("$log%d", number),
-								  desc, BOOTSTRAP_SUPERUSERID);
+	log = refit_twin_create_table(
+		source, schema, psprintf("$log%d_%u", number, RelationGetRelid(source)),
+		desc, BOOTSTRAP_SUPERUSERID);
 	refit_rights_begin(&save, BOOTSTRAP_SUPERUSERID, false);
 	refit_actions_run_own("SET (autovacuum_enabled = off,"
 						  " toast.autovacuum_enabled = off)",
@@ -279,9 +280,9 @@ create_trigger(const RefitMigration *m, bool row, int16 events, Oid function)
 	stmt->row = row;
 	stmt->timing = TRIGGER_TYPE_AFTER;
 	stmt->events = events;
-	address = CreateTriggerFiringOn(
-		stmt, NULL, m->relid, InvalidOid, InvalidOid, InvalidOid, function,
-		InvalidOid, NULL, true, false, TRIGGER_FIRES_ALWAYS);
+	address = CreateTriggerFiringOn(stmt, NULL, m->leaf, InvalidOid, InvalidOid,
+									InvalidOid, function, InvalidOid, NULL,
+									true, false, TRIGGER_FIRES_ALWAYS);
 	CommandCounterIncrement();
 	refit_twin_tie_to_extension(TriggerRelationId, address.objectId,
 								DEPENDENCY_AUTO_EXTENSION);
@@ -317,7 +318,7 @@ is_trigger_of(const RefitMigration *m, Relation pg_trigger, HeapTuple tuple)
 	return !isnull && strcmp(VARDATA_ANY(DatumGetByteaPP(args)), id) == 0;
 }
 
-/* The oids of this migration's triggers on the table, with their rows' xmin. */
+/* The oids of this migration's triggers on the leaf, with their rows' xmin. */
 static List *
 find_triggers(const RefitMigration *m, TransactionId *xmin, bool *always)
 {
@@ -330,7 +331,7 @@ find_triggers(const RefitMigration *m, TransactionId *xmin, bool *always)
 	*xmin = InvalidTransactionId;
 	*always = true;
 	ScanKeyInit(&key, Anum_pg_trigger_tgrelid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(m->relid));
+				ObjectIdGetDatum(m->leaf));
 	scan =
 		systable_beginscan(rel, TriggerRelidNameIndexId, true, NULL, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -390,7 +391,7 @@ refit_capture_install(RefitMigration *m, RefitBudget *budget)
 {
 	Relation rel;
 	List *locks =
-		list_make1(refit_polite_lock_on(m->relid, ShareRowExclusiveLock));
+		list_make1(refit_polite_lock_on(m->leaf, ShareRowExclusiveLock));
 
 	if (!refit_polite_lock_try(m, locks))
 	{
@@ -402,10 +403,11 @@ refit_capture_install(RefitMigration *m, RefitBudget *budget)
 	refit_capture_arm(m);
 	take_baseline(&m->rewrite.baseline);
 
-	rel = table_open(m->relid, NoLock);
+	rel = table_open(m->leaf, NoLock);
 	m->rewrite.filenode = rel->rd_rel->relfilenode;
-	m->progress.cursor = 0;
-	m->progress.cursor_end = RelationGetNumberOfBlocks(rel);
+	m->rewrite.source_blocks = RelationGetNumberOfBlocks(rel);
+	m->rewrite.copied_blocks = 0;
+	m->rewrite.copied_rows = 0;
 	table_close(rel, NoLock);
 	m->rewrite.twin_blocks = 0;
 	m->rewrite.toast_blocks = 0;
@@ -428,7 +430,7 @@ refit_capture_check(const RefitMigration *m)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the capture triggers on %s were changed while its "
 						"migration was running",
-						refit_qualified_name(m->relid)),
+						refit_qualified_name(m->leaf)),
 				 errdetail("Changes of rows may have been missed."),
 				 errhint("Start it again with refit.retry(" INT64_FORMAT ").",
 						 m->id)));
@@ -500,22 +502,54 @@ count_entries(Relation log, Snapshot snapshot)
 	return (int64) ((double) n * nblocks / looked_at);
 }
 
-/* Entries in the logs that a snapshot taken now sees. */
+/* Entries in the logs of one leaf. */
+static int64
+count_leaf(const RefitRewrite *r, Snapshot snapshot)
+{
+	int64 result = 0;
+
+	for (int i = 0; i < REFIT_LOGS; i++)
+	{
+		Relation log = table_open(r->logs[i], AccessShareLock);
+
+		result += count_entries(log, snapshot);
+		table_close(log, AccessShareLock);
+	}
+	return result;
+}
+
+/* Entries in the logs of all leaves that a snapshot taken now sees. */
 int64
 refit_capture_pending(const RefitMigration *m)
 {
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	int64 result = 0;
+	ListCell *lc;
 
+	if (m->nleaves == 1)
+		result = count_leaf(&m->rewrite, snapshot);
+	else
+		foreach(lc, refit_catalog_leaves(m))
+			result +=
+				count_leaf(&((RefitLeaf *) lfirst(lc))->rewrite, snapshot);
+	UnregisterSnapshot(snapshot);
+	return result;
+}
+
+/* Has nothing been logged for this leaf since its logs were emptied? */
+bool
+refit_capture_is_idle(const RefitMigration *m)
+{
 	for (int i = 0; i < REFIT_LOGS; i++)
 	{
 		Relation log = table_open(m->rewrite.logs[i], AccessShareLock);
+		BlockNumber length = RelationGetNumberOfBlocks(log);
 
-		result += count_entries(log, snapshot);
 		table_close(log, AccessShareLock);
+		if (length > 0)
+			return false;
 	}
-	UnregisterSnapshot(snapshot);
-	return result;
+	return true;
 }
 
 /* Has a log an entry that anybody may still want? */

@@ -82,8 +82,10 @@ extern void refit_capture_mark_dirty(Relation log, TupleTableSlot *row,
 /* The same for a key by itself. */
 extern void refit_capture_mark_key(Relation log, const Datum *key);
 
-/* Entries in the logs; roughly, when there are very many. */
+/* Entries in the logs of all leaves; roughly, when there are very many. */
 extern int64 refit_capture_pending(const RefitMigration *m);
+/* Are the leaf's logs empty to the last block? */
+extern bool refit_capture_is_idle(const RefitMigration *m);
 /* Empties logs that can be emptied.  In a transaction that applied nothing. */
 extern void refit_capture_recycle(const RefitMigration *m);
 

@@ -337,7 +337,7 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 
 	c->m = m;
 	c->batch = batch;
-	c->source = table_open(m->relid, AccessShareLock);
+	c->source = table_open(m->leaf, AccessShareLock);
 	refit_shape_check(m); /* now that nobody can alter it any more */
 	c->twin = table_open(m->rewrite.target, RowExclusiveLock);
 	for (int i = 0; i < REFIT_LOGS; i++)
@@ -483,7 +483,23 @@ note_convergence(RefitMigration *m, const RefitBatch *batch, double ms)
 }
 
 /*
- * One batch.  In this phase progress.cursor is the limit of the next batch,
+ * Goes on to the next leaf that has something to apply, or to the last one, so
+ * that a round over many partitions which nobody writes to is one step.
+ */
+static void
+skip_idle_leaves(RefitMigration *m)
+{
+	while (m->rewrite.number < m->nleaves && refit_capture_is_idle(m) &&
+		   !refit_shape_was_emptied(m))
+	{
+		(void) refit_catalog_select_leaf(m, m->rewrite.number + 1);
+		m->progress.cursor = 0;
+		m->progress.cursor_end = 0;
+	}
+}
+
+/*
+ * One batch of one leaf.  In this phase progress.cursor is the limit of the next batch,
  * -1 for none, and cursor_end counts the steps that lost ground.
  */
 RefitOutcome
@@ -494,6 +510,8 @@ refit_catchup_step(RefitMigration *m, RefitBudget *budget)
 	double ms;
 
 	m->next_phase = "copy";
+	if (strcmp(m->phase, "catchup") == 0)
+		skip_idle_leaves(m);
 	if (!m->rewrite.reversed && refit_shape_was_emptied(m))
 		return REFIT_RETURN;
 	if (m->progress.cursor == 0)

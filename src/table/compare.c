@@ -533,7 +533,7 @@ static void
 open_tables(RefitComparison *c)
 {
 	RefitRewrite *r = &c->m->rewrite;
-	Relation table = table_open(c->m->relid, AccessShareLock);
+	Relation table = table_open(c->m->leaf, AccessShareLock);
 	Relation work = table_open(r->target, AccessShareLock);
 	RefitTransform *t;
 	Relation table_key;

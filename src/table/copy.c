@@ -314,9 +314,9 @@ start_again(CopyChunk *c, const char *why)
 	m->rewrite.filenode = c->source->rd_rel->relfilenode;
 	m->rewrite.twin_blocks = 0;
 	m->rewrite.toast_blocks = 0;
-	m->progress.cursor = 0;
-	m->progress.cursor_end = RelationGetNumberOfBlocks(c->source);
-	m->progress.rows_done = 0;
+	m->rewrite.source_blocks = RelationGetNumberOfBlocks(c->source);
+	m->rewrite.copied_blocks = 0;
+	m->rewrite.copied_rows = 0;
 	refit_verify_reset(m);
 	refit_shape_mark_unlogged(m);
 	refit_catalog_event(m, "restart", why, NULL);
@@ -350,7 +350,7 @@ begin_chunk(RefitMigration *m, RefitBudget *budget)
 
 	c->m = m;
 	c->budget = budget;
-	c->source = table_open(m->relid, AccessShareLock);
+	c->source = table_open(m->leaf, AccessShareLock);
 	refit_shape_check(m); /* now that nobody can alter it any more */
 	c->twin = table_open(m->rewrite.twin, AccessExclusiveLock); /* private: */
 	c->next_xid = XidFromFullTransactionId(ReadNextFullTransactionId());
@@ -376,27 +376,38 @@ end_chunk(CopyChunk *c)
 	refit_transform_close(c->transform);
 	m->rewrite.twin_blocks = RelationGetNumberOfBlocks(c->twin);
 	note_values(c);
-	m->progress.rows_done += c->copied;
-	m->progress.bytes_done = m->progress.cursor * BLCKSZ;
-	m->progress.bytes_total = m->progress.cursor_end * BLCKSZ;
-	if (m->progress.cursor > 0 && m->progress.rows_done > 0)
-		m->progress.rows_total =
-			(int64) ((double) m->progress.rows_done * m->progress.cursor_end /
-					 m->progress.cursor);
+	m->rewrite.copied_blocks = m->progress.cursor;
+	m->rewrite.copied_rows += c->copied;
 	if (c->log != NULL)
 		table_close(c->log, NoLock);
 	table_close(c->twin, NoLock);
 	table_close(c->source, NoLock);
 }
 
-/* One chunk. */
+/* Is this leaf's copy complete?  It may have been another's that was lost. */
+static bool
+is_copied(const RefitMigration *m)
+{
+	return m->rewrite.source_blocks > 0 &&
+		   m->rewrite.copied_blocks >= m->rewrite.source_blocks &&
+		   !refit_shape_was_emptied(m);
+}
+
+/*
+ * One chunk.  How far a leaf's copy is stands with the leaf, in refit.rewrite;
+ * the cursor is there for people.
+ */
 RefitOutcome
 refit_copy_step(RefitMigration *m, RefitBudget *budget)
 {
 	CopyChunk *c;
 
+	if (is_copied(m))
+		return REFIT_NEXT;
 	c = begin_chunk(m, budget);
 	prepare_twin(c);
+	m->progress.cursor = m->rewrite.copied_blocks;
+	m->progress.cursor_end = m->rewrite.source_blocks;
 	PG_TRY();
 	{
 		copy_blocks(c);
@@ -409,8 +420,9 @@ refit_copy_step(RefitMigration *m, RefitBudget *budget)
 	PG_END_TRY();
 	end_chunk(c);
 	REFIT_FAULT("copy.chunk");
-	m->progress.pending = refit_capture_pending(m);
 	refit_catalog_save_rewrite(m);
+	refit_catalog_sum_copied(m);
+	m->progress.pending = refit_capture_pending(m);
 	if (m->progress.cursor < m->progress.cursor_end)
 		return REFIT_MORE;
 	REFIT_FAULT("copy.done");

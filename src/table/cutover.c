@@ -16,6 +16,8 @@
  * The table is the same pg_class row all the time, so what refers to it never
  * notices.
  *
+ * Of a partition tree all leaves are emptied, the ALTER TABLE runs on the root,
+ * as the user would run it, and all leaves get their twins' storage.
  * With a revert window capture is installed again, now for the old rows, which
  * the blank has since step 2.  Phase revert is the same way back: empty the
  * table with the twin, undo the actions (revert.c), put the blank's storage in
@@ -57,6 +59,7 @@
 #include "table/revert.h"
 #include "table/shape.h"
 #include "table/swap.h"
+#include "table/tree.h"
 #include "table/twin.h"
 #include "table/verify.h"
 #include "util/fault.h"
@@ -115,7 +118,7 @@ static void
 pair_blank_indexes(const RefitMigration *m, List **table_indexes,
 				   List **blank_indexes)
 {
-	Relation rel = table_open(m->relid, NoLock);
+	Relation rel = table_open(m->leaf, NoLock);
 	ListCell *lc;
 
 	*table_indexes = list_copy(RelationGetIndexList(rel));
@@ -138,23 +141,23 @@ swap_with_blank(RefitMigration *m)
 	List *table_indexes;
 	List *blank_indexes;
 
-	refit_swap_check_layout(m->relid, m->rewrite.blank, false);
+	refit_swap_check_layout(m->leaf, m->rewrite.blank, false);
 	pair_blank_indexes(m, &table_indexes, &blank_indexes);
-	refit_swap_storage(m->relid, m->rewrite.blank, table_indexes,
-					   blank_indexes);
+	refit_swap_storage(m->leaf, m->rewrite.blank, table_indexes, blank_indexes);
 }
 
 /* Steps 3 and 4: the user's ALTER TABLE, between what it must not touch. */
 static void
 alter_empty_table(RefitMigration *m, const AlterTableStmt *stmt)
 {
-	List *foreign_keys = refit_dependents_foreign_keys(m->relid);
+	RefitForeignKeys *foreign_keys = refit_dependents_foreign_keys(m->relid);
 	List *views = refit_dependents_detach_views(m->relid, stmt);
 
 	refit_dependents_suspend_foreign_keys(m, stmt);
 	refit_actions_run_public(stmt, m->relid, m->definition, m->search_path);
 	REFIT_FAULT("cutover.altered");
-	refit_dependents_adjust_sequences(m->relid, m->rewrite.twin, stmt);
+	refit_dependents_adjust_sequences(m->relid, refit_catalog_root_twin(m),
+									  stmt);
 	refit_dependents_owe_new_foreign_keys(m, foreign_keys);
 	refit_dependents_attach_views(views);
 }
@@ -168,11 +171,11 @@ swap_with_twin(RefitMigration *m)
 	ListCell *lc_table;
 	ListCell *lc_twin;
 
-	refit_swap_check_layout(m->relid, m->rewrite.twin, true);
-	refit_swap_pair_indexes(m->relid, m->rewrite.twin, &table_indexes,
+	refit_swap_check_layout(m->leaf, m->rewrite.twin, true);
+	refit_swap_pair_indexes(m->leaf, m->rewrite.twin, &table_indexes,
 							&twin_indexes);
-	refit_swap_storage(m->relid, m->rewrite.twin, table_indexes, twin_indexes);
-	refit_swap_copy_statistics(m->rewrite.twin, m->relid);
+	refit_swap_storage(m->leaf, m->rewrite.twin, table_indexes, twin_indexes);
+	refit_swap_copy_statistics(m->rewrite.twin, m->leaf);
 	forboth(lc_table, table_indexes, lc_twin, twin_indexes)
 		refit_swap_copy_statistics(lfirst_oid(lc_twin), lfirst_oid(lc_table));
 }
@@ -199,13 +202,19 @@ lock_work_table(Oid relid, List *locks)
 
 /* Locks what the cutover touches; false: not now. */
 static bool
-lock_everything(RefitMigration *m, const AlterTableStmt *stmt)
+lock_everything(RefitMigration *m, const AlterTableStmt *stmt, List *leaves)
 {
 	List *locks = refit_dependents_locks(m->relid, stmt);
+	ListCell *lc;
 
-	locks = lappend(locks, refit_polite_lock_on(m->relid, AccessExclusiveLock));
-	locks = lock_work_table(m->rewrite.twin, locks);
-	locks = lock_work_table(m->rewrite.blank, locks);
+	locks = list_concat(locks, refit_tree_locks(m->relid));
+	foreach(lc, leaves)
+	{
+		RefitRewrite *r = &((RefitLeaf *) lfirst(lc))->rewrite;
+
+		locks = lock_work_table(r->twin, locks);
+		locks = lock_work_table(r->blank, locks);
+	}
 	return refit_polite_lock_try(m, locks);
 }
 
@@ -219,10 +228,12 @@ warm_up(const RefitMigration *m)
 	RefitMigration nothing = *m;
 
 	nothing.relid = InvalidOid;
-	(void) refit_shape_fingerprint(m->relid);
+	(void) refit_shape_fingerprint(m->leaf);
+	refit_tree_check(m);
 	(void) refit_dependents_detach_views(InvalidOid, NULL);
 	refit_dependents_suspend_foreign_keys(&nothing, NULL);
-	refit_dependents_owe_new_foreign_keys(&nothing, NIL);
+	refit_dependents_owe_new_foreign_keys(
+		&nothing, refit_dependents_foreign_keys(InvalidOid));
 	refit_dependents_adjust_sequences(InvalidOid, InvalidOid, NULL);
 }
 
@@ -253,25 +264,115 @@ forget_missing_values(Oid relid)
 	CommandCounterIncrement();
 }
 
-/* Steps 2 to 5. */
-static void
-put_in_place(RefitMigration *m, const AlterTableStmt *stmt)
+/*
+ * Applies the logs of all leaves.  False: that cannot be, an unlogged table was
+ * emptied by a crash, or it was more than the lock should wait for; or a leaf
+ * has not passed its verification.
+ */
+static bool
+apply_before_lock(RefitMigration *m, List *leaves)
 {
-	AttrNumber *attnums;
-	int nkeys = refit_shape_key_attnums(m->rewrite.key_index, &attnums);
+	int64 keys = 0;
+	ListCell *lc;
 
-	if (stmt != NULL)
+	foreach(lc, leaves)
 	{
-		refit_swap_copy_statistics(m->relid, m->rewrite.blank);
-		swap_with_blank(m);
-		REFIT_FAULT("cutover.emptied");
-		alter_empty_table(m, stmt);
+		RefitBatch batch = {0};
+
+		refit_catalog_use_leaf(m, lfirst(lc));
+		if (!refit_verify_is_passed(m) ||
+			(!m->rewrite.reversed && refit_shape_was_emptied(m)))
+			return false;
+		if (!refit_capture_is_idle(m))
+			refit_catchup_apply(m, &batch);
+		keys += batch.keys;
 	}
+	return keys <= MOST_PENDING;
+}
+
+/* Step 1, and the end of capture, for one leaf. */
+static void
+apply_last(RefitMigration *m)
+{
+	RefitBatch batch = {0};
+
+	refit_shape_check(m);
+	refit_capture_check(m);
+	if (!refit_capture_is_idle(m))
+		refit_catchup_apply(m, &batch);
+	REFIT_FAULT("cutover.applied");
+	refit_capture_remove(m);
+}
+
+/* Carries statistics on the whole of partitioned tables over. */
+static void
+copy_parents_statistics(const RefitMigration *m)
+{
+	ListCell *lc;
+
+	foreach(lc, refit_catalog_parents(m))
+	{
+		RefitLeaf *parent = lfirst(lc);
+
+		refit_swap_copy_statistics(parent->rewrite.twin, parent->relid);
+	}
+}
+
+/* Steps 1 to 3 for one leaf. */
+static void
+empty_leaf(RefitMigration *m, const AlterTableStmt *stmt)
+{
+	apply_last(m);
+	if (stmt == NULL)
+		return;
+	refit_swap_copy_statistics(m->leaf, m->rewrite.blank);
+	swap_with_blank(m);
+}
+
+/* Step 5 for one leaf. */
+static void
+fill_leaf(RefitMigration *m, const AlterTableStmt *stmt)
+{
 	swap_with_twin(m);
 	if (stmt == NULL)
-		forget_missing_values(m->relid);
-	if (m->revertible)
+		forget_missing_values(m->leaf);
+}
+
+/* The change itself, under the locks. */
+static void
+change_tables(RefitMigration *m, const AlterTableStmt *stmt, List *leaves)
+{
+	AttrNumber *attnums = NULL;
+	int nkeys = 0;
+	ListCell *lc;
+
+	foreach(lc, leaves)
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		nkeys = refit_shape_key_attnums(m->rewrite.key_index, &attnums);
+		empty_leaf(m, stmt);
+	}
+	if (stmt != NULL)
+	{
+		REFIT_FAULT("cutover.emptied");
+		alter_empty_table(m, stmt);
+		copy_parents_statistics(m);
+	}
+	foreach(lc, leaves)
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		fill_leaf(m, stmt);
+	}
+	if (m->revertible) /* of a plain table only */
 		refit_revert_open_window(m, nkeys, attnums);
+}
+
+/* The way back, under the locks. */
+static void
+put_back(RefitMigration *m, const AlterTableStmt *stmt)
+{
+	apply_last(m);
+	refit_revert_put_back(m, stmt);
 }
 
 /* One try. */
@@ -280,20 +381,16 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 {
 	bool back = m->rewrite.reversed;
 	AlterTableStmt *stmt = back ? refit_inverse_stmt(m) : refit_actions_of(m);
-	RefitBatch before = {0};
-	RefitBatch batch = {0};
+	List *leaves = refit_catalog_leaves(m);
 
 	m->next_phase = back ? "catchback" : "catchup";
-	if ((!back && refit_shape_was_emptied(m)) || !refit_verify_is_passed(m))
-		return REFIT_RETURN;
-	refit_catchup_apply(m, &before);
-	if (before.keys > MOST_PENDING)
+	if (!apply_before_lock(m, leaves))
 		return REFIT_RETURN;
 	if (back)
 		refit_inverse_widen(m->rewrite.blank, m->relid);
 	m->cutover_attempts++;
 	warm_up(m);
-	if (!lock_everything(m, stmt))
+	if (!lock_everything(m, stmt, leaves))
 	{
 		budget->pause_ms = refit_polite_lock_backoff(m);
 		return REFIT_WAIT;
@@ -304,14 +401,15 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	REFIT_FAULT("cutover.locked");
 	if (refit_capture_pending(m) > MOST_PENDING)
 		return REFIT_RETURN; /* something large has committed meanwhile */
-	refit_capture_check(m);
-	refit_catchup_apply(m, &batch);
-	REFIT_FAULT("cutover.applied");
-	refit_capture_remove(m);
+	if (!back)
+	{
+		refit_tree_check(m);
+		refit_tree_check_parents(m);
+	}
 	if (back)
-		refit_revert_put_back(m, stmt);
+		put_back(m, stmt);
 	else
-		put_in_place(m, stmt);
+		change_tables(m, stmt, leaves);
 	m->progress.pending = 0;
 	REFIT_FAULT("cutover.swapped");
 	return REFIT_NEXT;

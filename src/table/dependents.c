@@ -30,73 +30,104 @@
 
 #include "table/actions.h"
 #include "table/dependents.h"
+#include "table/tree.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
 /*
- * Views over the columns $2 of table $1 and views over those, with how far
- * they are away.
+ * The queries here have these parameters: $1, the table and its partitions;
+ * $2 and $3, columns of theirs, as two arrays of the same length.
  */
+#define COLUMNS "unnest($2, $3) AS u(relid, attnum)"
+
+/* Is any of the columns one of a constraint's key? */
+#define IN_KEY                                               \
+	"EXISTS (SELECT FROM " COLUMNS " WHERE relid = conrelid" \
+	" AND attnum = ANY (conkey))"
+#define IN_REFERENCED_KEY                                     \
+	"EXISTS (SELECT FROM " COLUMNS " WHERE relid = confrelid" \
+	" AND attnum = ANY (confkey))"
+
+/* Views over the columns and views over those, with how far they are away. */
 #define VIEW_CLOSURE                                                      \
 	"WITH RECURSIVE v(oid, depth) AS ("                                   \
-	" SELECT r.ev_class, 1 FROM pg_catalog.pg_depend d"                   \
+	" SELECT r.ev_class, 1 FROM " COLUMNS " JOIN pg_catalog.pg_depend d"  \
+	"  ON d.refclassid = 'pg_class'::regclass AND d.refobjid = u.relid"   \
+	"  AND d.refobjsubid = u.attnum"                                      \
 	" JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid"                    \
 	" WHERE d.classid = 'pg_rewrite'::regclass"                           \
-	" AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1"        \
-	" AND d.refobjsubid = ANY ($2) AND r.ev_class <> $1"                  \
+	" AND r.ev_class <> ALL ($1)"                                         \
 	" UNION SELECT r.ev_class, v.depth + 1 FROM v"                        \
 	" JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_class'::regclass" \
 	"  AND d.refobjid = v.oid AND d.classid = 'pg_rewrite'::regclass"     \
 	" JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid"                    \
 	"  AND r.ev_class <> v.oid) "
 
-/* Column numbers of the actions of one kind, as int2[]. */
-static Datum
+/* A table with its partitions, and columns of all of them. */
+typedef struct ColumnSet
+{
+	Datum tables;
+	Datum relids;
+	Datum attnums;
+} ColumnSet;
+
+/* The columns that actions of one kind name, by number in each table. */
+static ColumnSet *
 action_columns(Oid relid, const AlterTableStmt *stmt, AlterTableType type,
 			   bool restrict_only)
 {
-	Datum *numbers;
+	ColumnSet *set = palloc(sizeof(ColumnSet));
+	List *tables = refit_tree_members(relid);
+	int most = list_length(tables) * (stmt ? list_length(stmt->cmds) : 0);
+	Datum *relids = palloc(sizeof(Datum) * Max(1, most));
+	Datum *attnums = palloc(sizeof(Datum) * Max(1, most));
 	int n = 0;
+	ListCell *lc_table;
 	ListCell *lc;
 
-	numbers =
-		palloc(sizeof(Datum) * Max(1, stmt ? list_length(stmt->cmds) : 0));
-	foreach(lc, stmt != NULL ? stmt->cmds : NIL)
-	{
-		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
-		AttrNumber attnum;
+	foreach(lc_table, tables)
+		foreach(lc, stmt != NULL ? stmt->cmds : NIL)
+		{
+			AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+			AttrNumber attnum;
 
-		if (cmd->subtype != type ||
-			(restrict_only && cmd->behavior == DROP_CASCADE))
-			continue;
-		attnum = get_attnum(relid, cmd->name);
-		if (attnum != InvalidAttrNumber)
-			numbers[n++] = Int16GetDatum(attnum);
-	}
-	return PointerGetDatum(construct_array(numbers, n, INT2OID, sizeof(int16),
-										   true, TYPALIGN_SHORT));
+			if (cmd->subtype != type ||
+				(restrict_only && cmd->behavior == DROP_CASCADE))
+				continue;
+			attnum = get_attnum(lfirst_oid(lc_table), cmd->name);
+			if (attnum == InvalidAttrNumber)
+				continue;
+			relids[n] = ObjectIdGetDatum(lfirst_oid(lc_table));
+			attnums[n++] = Int32GetDatum(attnum);
+		}
+	set->tables = refit_tree_members_array(relid);
+	set->relids = PointerGetDatum(
+		construct_array(relids, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+	set->attnums = PointerGetDatum(construct_array(
+		attnums, n, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+	return set;
 }
 
-/* Runs a query with the table and a set of its columns as parameters. */
+/* Runs a query with the tables and columns as parameters. */
 static uint64
-query_columns(const char *sql, Oid relid, Datum columns)
+query_columns(const char *sql, const ColumnSet *set)
 {
-	Oid types[2] = {OIDOID, INT2ARRAYOID};
-	Datum values[2] = {ObjectIdGetDatum(relid), columns};
+	Oid types[3] = {OIDARRAYOID, OIDARRAYOID, INT4ARRAYOID};
+	Datum values[3] = {set->tables, set->relids, set->attnums};
 
-	return refit_sql(sql, 2, types, values, NULL);
+	return refit_sql(sql, 3, types, values, NULL);
 }
 
 /* Raises an error when the query names an object that is in the way. */
 static void
-refuse_dependents(const char *sql, Oid relid, Datum columns,
-				  const char *message, const char *hint)
+refuse_dependents(const char *sql, const ColumnSet *set, const char *message,
+				  const char *hint)
 {
 	MemoryContext context = CurrentMemoryContext;
 	char *object = NULL;
 
 	SPI_connect();
-	if (query_columns(sql, relid, columns) > 0)
+	if (query_columns(sql, set) > 0)
 		object = MemoryContextStrdup(
 			context,
 			SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
@@ -149,16 +180,17 @@ check_dropped_constraints(Oid relid, const AlterTableStmt *stmt)
 void
 refit_dependents_check(Oid relid, const AlterTableStmt *stmt)
 {
-	Datum retyped = action_columns(relid, stmt, AT_AlterColumnType, false);
-	Datum dropped = action_columns(relid, stmt, AT_DropColumn, true);
+	ColumnSet *retyped = action_columns(relid, stmt, AT_AlterColumnType, false);
+	ColumnSet *dropped = action_columns(relid, stmt, AT_DropColumn, true);
 
 	refuse_dependents(
 		"SELECT pg_describe_object(classid, objid, objsubid)"
-		" FROM pg_catalog.pg_depend WHERE refclassid = 'pg_class'::regclass"
-		" AND refobjid = $1 AND refobjsubid = ANY ($2) AND classid IN"
+		" FROM " COLUMNS " JOIN pg_catalog.pg_depend"
+		"  ON refclassid = 'pg_class'::regclass AND refobjid = relid"
+		"  AND refobjsubid = attnum WHERE $1 IS NOT NULL AND classid IN"
 		" ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass,"
 		"  'pg_publication_rel'::regclass)",
-		relid, retyped,
+		retyped,
 		psprintf("the type of a column of %s cannot be altered",
 				 refit_qualified_name(relid)),
 		"Drop that object and create it again after the migration.");
@@ -175,19 +207,20 @@ refit_dependents_check(Oid relid, const AlterTableStmt *stmt)
 		"  a.attnum) FROM v JOIN pg_catalog.pg_type t ON t.typrelid = v.oid"
 		" JOIN pg_catalog.pg_attribute a ON a.atttypid IN (t.oid, t.typarray)"
 		"  AND NOT a.attisdropped",
-		relid, retyped,
+		retyped,
 		psprintf("the type of a column of %s cannot be altered",
 				 refit_qualified_name(relid)),
 		"Only plain views are carried over; drop that object and create it "
 		"again after the migration.");
 	refuse_dependents(
 		"SELECT pg_describe_object(classid, objid, objsubid)"
-		" FROM pg_catalog.pg_depend WHERE refclassid = 'pg_class'::regclass"
-		" AND refobjid = $1 AND refobjsubid = ANY ($2) AND deptype = 'n'"
-		" AND NOT (classid = 'pg_constraint'::regclass AND objid IN"
-		"  (SELECT oid FROM pg_catalog.pg_constraint WHERE conrelid = $1))"
+		" FROM " COLUMNS " JOIN pg_catalog.pg_depend"
+		"  ON refclassid = 'pg_class'::regclass AND refobjid = relid"
+		"  AND refobjsubid = attnum WHERE deptype = 'n'"
+		" AND NOT (classid = 'pg_constraint'::regclass AND objid IN (SELECT oid"
+		"  FROM pg_catalog.pg_constraint WHERE conrelid = ANY ($1)))"
 		" AND NOT (classid = 'pg_attrdef'::regclass)",
-		relid, dropped,
+		dropped,
 		psprintf("a column of %s cannot be dropped",
 				 refit_qualified_name(relid)),
 		"Drop that object first, or write DROP COLUMN ... CASCADE.");
@@ -197,11 +230,22 @@ refit_dependents_check(Oid relid, const AlterTableStmt *stmt)
 		" FROM pg_catalog.pg_class c JOIN pg_catalog.pg_type t"
 		"  ON t.oid = c.reltype JOIN pg_catalog.pg_attribute a"
 		"  ON a.atttypid IN (t.oid, t.typarray) AND NOT a.attisdropped"
-		" WHERE c.oid = $1 AND $2 IS NOT NULL",
-		relid, retyped,
+		" WHERE c.oid = ANY ($1) AND $2 IS NOT NULL AND $3 IS NOT NULL",
+		retyped,
 		psprintf("the row type of %s is used as a column's type",
 				 refit_qualified_name(relid)),
 		"Neither PostgreSQL nor pg_refit can alter such a table.");
+	refuse_dependents(
+		"SELECT pg_describe_object('pg_constraint'::regclass, c.oid, 0)"
+		" FROM pg_catalog.pg_constraint c"
+		" JOIN pg_catalog.pg_class t ON t.oid = c.conrelid"
+		" WHERE contype = 'f' AND t.relkind = 'p' AND t.oid <> ALL ($1)"
+		" AND " IN_REFERENCED_KEY,
+		retyped,
+		psprintf("the type of a column of %s cannot be altered",
+				 refit_qualified_name(relid)),
+		"Drop that foreign key of a partitioned table and add it again after "
+		"the migration.");
 }
 
 /* Relations to lock beside the table. */
@@ -211,25 +255,24 @@ refit_dependents_locks(Oid relid, const AlterTableStmt *stmt)
 	static const char *const query = VIEW_CLOSURE
 		"SELECT DISTINCT oid::int8, 8 FROM v"
 		" UNION SELECT reltoastrelid::int8, 8 FROM pg_catalog.pg_class"
-		"  WHERE oid = $1 AND reltoastrelid <> 0"
+		"  WHERE oid = ANY ($1) AND reltoastrelid <> 0"
 		" UNION SELECT indexrelid::int8, 8 FROM pg_catalog.pg_index"
-		"  WHERE indrelid = $1"
-		" UNION SELECT CASE WHEN conrelid = $1 THEN confrelid"
-		"  ELSE conrelid END::int8, 8 FROM pg_catalog.pg_constraint"
-		"  WHERE contype = 'f' AND $1 IN (conrelid, confrelid)"
-		"  AND conrelid <> confrelid"
-		"  AND (CASE WHEN conrelid = $1 THEN conkey ELSE confkey END) && $2"
-		" UNION SELECT d.objid::int8, 6 FROM pg_catalog.pg_depend d"
+		"  WHERE indrelid = ANY ($1)"
+		" UNION SELECT unnest(ARRAY[conrelid, confrelid])::int8, 8"
+		"  FROM pg_catalog.pg_constraint WHERE contype = 'f'"
+		"  AND (" IN_KEY " OR " IN_REFERENCED_KEY ")"
+		" UNION SELECT d.objid::int8, 6 FROM " COLUMNS
+		"  JOIN pg_catalog.pg_depend d ON d.refobjid = u.relid"
+		"   AND d.refclassid = 'pg_class'::regclass"
+		"   AND d.refobjsubid = u.attnum"
 		"  JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'"
-		"  WHERE d.classid = 'pg_class'::regclass AND d.refobjid = $1"
-		"  AND d.refclassid = 'pg_class'::regclass"
-		"  AND d.refobjsubid = ANY ($2)";
+		"  WHERE d.classid = 'pg_class'::regclass";
 	MemoryContext context = CurrentMemoryContext;
 	List *locks = NIL;
 	ListCell *lc;
 
 	SPI_connect();
-	query_columns(query, relid,
+	query_columns(query,
 				  action_columns(relid, stmt, AT_AlterColumnType, false));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -250,16 +293,30 @@ refit_dependents_locks(Oid relid, const AlterTableStmt *stmt)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 		Constraint *c = (Constraint *) cmd->def;
-		Oid target;
+		List *targets;
+		ListCell *lc_target;
 
 		if (cmd->subtype != AT_AddConstraint || c->contype != CONSTR_FOREIGN)
 			continue;
-		target = RangeVarGetRelid(c->pktable, NoLock, true);
-		if (OidIsValid(target) && target != relid)
-			locks = lappend(
-				locks, refit_polite_lock_on(target, ShareRowExclusiveLock));
+		targets =
+			refit_tree_members(RangeVarGetRelid(c->pktable, NoLock, true));
+		foreach(lc_target, targets)
+			locks = lappend(locks, refit_polite_lock_on(lfirst_oid(lc_target),
+														ShareRowExclusiveLock));
 	}
 	return locks;
+}
+
+/* Takes a view's rule off what it says about the tables' columns. */
+static void
+unhook_rule(Oid rule, const List *tables)
+{
+	ListCell *lc;
+
+	foreach(lc, tables)
+		deleteDependencyRecordsForSpecific(RewriteRelationId, rule,
+										   DEPENDENCY_NORMAL,
+										   RelationRelationId, lfirst_oid(lc));
 }
 
 /* Unhooks views from the columns. */
@@ -267,6 +324,7 @@ List *
 refit_dependents_detach_views(Oid relid, const AlterTableStmt *stmt)
 {
 	MemoryContext context = CurrentMemoryContext;
+	List *tables = refit_tree_members(relid);
 	List *views = NIL;
 
 	SPI_connect();
@@ -275,7 +333,6 @@ refit_dependents_detach_views(Oid relid, const AlterTableStmt *stmt)
 				  " FROM v JOIN pg_catalog.pg_rewrite r ON r.ev_class = v.oid"
 				  "  AND r.rulename = '_RETURN'"
 				  " GROUP BY v.oid, r.oid ORDER BY max(v.depth), v.oid",
-				  relid,
 				  action_columns(relid, stmt, AT_AlterColumnType, false));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -288,9 +345,7 @@ refit_dependents_detach_views(Oid relid, const AlterTableStmt *stmt)
 		view->query = pstrdup(SPI_getvalue(row, desc, 2));
 		views = lappend(views, view);
 		MemoryContextSwitchTo(old);
-		deleteDependencyRecordsForSpecific(
-			RewriteRelationId, strtoul(SPI_getvalue(row, desc, 3), NULL, 10),
-			DEPENDENCY_NORMAL, RelationRelationId, relid);
+		unhook_rule(strtoul(SPI_getvalue(row, desc, 3), NULL, 10), tables);
 	}
 	SPI_finish();
 	CommandCounterIncrement();
@@ -392,72 +447,96 @@ refit_dependents_attach_views(List *views)
 	refit_rights_end(&save);
 }
 
-/* Foreign keys on retyped columns become NOT VALID. */
+/*
+ * Foreign keys on retyped columns become NOT VALID, but for those of a
+ * partitioned table, which cannot be: they are its own or those of its
+ * partitions, which are empty now, and become NOT VALID after the ALTER.
+ */
 void
 refit_dependents_suspend_foreign_keys(const RefitMigration *m,
 									  const AlterTableStmt *stmt)
 {
-	Oid types[3] = {OIDOID, INT2ARRAYOID, INT8OID};
-	Datum values[3];
+	ColumnSet *set = action_columns(m->relid, stmt, AT_AlterColumnType, false);
+	Oid types[4] = {OIDARRAYOID, OIDARRAYOID, INT4ARRAYOID, INT8OID};
+	Datum values[4];
 
-	values[0] = ObjectIdGetDatum(m->relid);
-	values[1] = action_columns(m->relid, stmt, AT_AlterColumnType, false);
-	values[2] = Int64GetDatum(m->id);
+	values[0] = set->tables;
+	values[1] = set->relids;
+	values[2] = set->attnums;
+	values[3] = Int64GetDatum(m->id);
 	SPI_connect();
-	refit_sql("WITH suspended AS (UPDATE pg_catalog.pg_constraint"
-			  " SET convalidated = false WHERE contype = 'f' AND convalidated"
-			  " AND ((conrelid = $1 AND conkey && $2)"
-			  "  OR (confrelid = $1 AND confkey && $2))"
-			  " RETURNING conrelid, conname)"
+	refit_sql("WITH RECURSIVE k(oid, parent, relid) AS ("
+			  " SELECT oid, conparentid, conrelid FROM pg_catalog.pg_constraint"
+			  "  WHERE contype = 'f' AND convalidated AND $1 IS NOT NULL"
+			  "  AND (" IN_KEY " OR " IN_REFERENCED_KEY ")"
+			  " UNION ALL SELECT k.oid, p.conparentid, p.conrelid FROM k"
+			  "  JOIN pg_catalog.pg_constraint p ON p.oid = k.parent),"
+			  " suspended AS (UPDATE pg_catalog.pg_constraint c"
+			  "  SET convalidated = false"
+			  "  FROM k JOIN pg_catalog.pg_class t ON t.oid = k.relid"
+			  "  WHERE c.oid = k.oid AND k.parent = 0 AND t.relkind <> 'p'"
+			  "  RETURNING c.conrelid, c.conname, c.conparentid)"
 			  " INSERT INTO refit.owed (id, relid, conname)"
-			  " SELECT $3, conrelid, conname FROM suspended",
-			  3, types, values, NULL);
+			  " SELECT $4, conrelid, conname FROM suspended"
+			  " WHERE conparentid = 0",
+			  4, types, values, NULL);
 	SPI_finish();
 	CommandCounterIncrement();
 }
 
-/* The names of the table's foreign keys. */
-List *
+/* What foreign keys the table and its partitions have. */
+RefitForeignKeys *
 refit_dependents_foreign_keys(Oid relid)
 {
-	Oid types[1] = {OIDOID};
-	Datum values[1] = {ObjectIdGetDatum(relid)};
-	List *names = NIL;
-	ListCell *lc;
+	RefitForeignKeys *keys = palloc(sizeof(RefitForeignKeys));
+	Oid types[2] = {OIDARRAYOID, OIDOID};
+	Datum values[2] = {refit_tree_members_array(relid),
+					   ObjectIdGetDatum(relid)};
 
-	foreach(lc, refit_sql_list("SELECT conname FROM pg_catalog.pg_constraint"
-							   " WHERE conrelid = $1 AND contype = 'f'",
-							   1, types, values))
-		names = lappend(names, makeString(lfirst(lc)));
-	return names;
+	keys->oids = refit_sql_text("SELECT coalesce(array_agg(oid), '{}')::text"
+								" FROM pg_catalog.pg_constraint"
+								" WHERE conrelid = ANY ($1) AND contype = 'f'"
+								" AND $2 IS NOT NULL",
+								2, types, values);
+	keys->names =
+		refit_sql_text("SELECT coalesce(array_agg(conname), '{}')::text"
+					   " FROM pg_catalog.pg_constraint"
+					   " WHERE conrelid = $2 AND contype = 'f'"
+					   " AND $1 IS NOT NULL",
+					   2, types, values);
+	return keys;
 }
 
-/* Foreign keys that the ALTER has made are owed a validation too. */
+/*
+ * Foreign keys that the ALTER has made, or made anew and called valid, are owed
+ * a validation too.  Of those that belong together the topmost is; see
+ * rows/constraint.c for how the others follow.
+ */
 void
-refit_dependents_owe_new_foreign_keys(const RefitMigration *m, List *known)
+refit_dependents_owe_new_foreign_keys(const RefitMigration *m,
+									  const RefitForeignKeys *known)
 {
-	ListCell *lc;
+	Oid types[5] = {OIDARRAYOID, INT8OID, OIDOID, TEXTOID, TEXTOID};
+	Datum values[5];
 
-	foreach(lc, refit_dependents_foreign_keys(m->relid))
-	{
-		Oid types[3] = {OIDOID, TEXTOID, INT8OID};
-		Datum values[3];
-
-		if (list_member(known, lfirst(lc)))
-			continue;
-		values[0] = ObjectIdGetDatum(m->relid);
-		values[1] = CStringGetTextDatum(strVal(lfirst(lc)));
-		values[2] = Int64GetDatum(m->id);
-		SPI_connect();
-		refit_sql("WITH suspended AS (UPDATE pg_catalog.pg_constraint"
-				  " SET convalidated = false WHERE contype = 'f'"
-				  " AND convalidated AND conrelid = $1 AND conname = $2::name"
-				  " RETURNING conrelid, conname)"
-				  " INSERT INTO refit.owed (id, relid, conname, added)"
-				  " SELECT $3, conrelid, conname, true FROM suspended",
-				  3, types, values, NULL);
-		SPI_finish();
-	}
+	values[0] = refit_tree_members_array(m->relid);
+	values[1] = Int64GetDatum(m->id);
+	values[2] = ObjectIdGetDatum(m->relid);
+	values[3] = CStringGetTextDatum(known->oids);
+	values[4] = CStringGetTextDatum(known->names);
+	SPI_connect();
+	refit_sql("WITH suspended AS (UPDATE pg_catalog.pg_constraint"
+			  " SET convalidated = false WHERE contype = 'f'"
+			  " AND convalidated AND conrelid = ANY ($1)"
+			  " AND oid <> ALL ($4::oid[])"
+			  " RETURNING conrelid, conname, conparentid)"
+			  " INSERT INTO refit.owed (id, relid, conname, added)"
+			  " SELECT $2, conrelid, conname,"
+			  "  conrelid = $3 AND conname <> ALL ($5::name[])"
+			  " FROM suspended WHERE conparentid = 0"
+			  " ON CONFLICT DO NOTHING",
+			  5, types, values, NULL);
+	SPI_finish();
 	CommandCounterIncrement();
 }
 
@@ -468,14 +547,15 @@ refit_dependents_adjust_sequences(Oid relid, Oid twin,
 {
 	static const char *const widen =
 		"SELECT format('ALTER SEQUENCE %s AS bigint', s.oid::regclass)"
-		" FROM pg_catalog.pg_depend d"
+		" FROM " COLUMNS " JOIN pg_catalog.pg_depend d"
+		"  ON d.refclassid = 'pg_class'::regclass AND d.refobjid = u.relid"
+		"  AND d.refobjsubid = u.attnum"
 		" JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'"
 		" JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.oid"
 		" JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid"
 		"  AND a.attnum = d.refobjsubid"
-		" WHERE d.classid = 'pg_class'::regclass AND d.refobjid = $1"
-		" AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')"
-		" AND d.refobjsubid = ANY ($2) AND a.atttypid = 'int8'::regtype"
+		" WHERE d.classid = 'pg_class'::regclass"
+		" AND d.deptype IN ('a', 'i') AND a.atttypid = 'int8'::regtype"
 		" AND q.seqtypid <> 'int8'::regtype";
 	static const char *const advance =
 		"SELECT setval(x.mine, pg_sequence_last_value(x.twin)) FROM ("
@@ -489,12 +569,11 @@ refit_dependents_adjust_sequences(Oid relid, Oid twin,
 		" AND pg_sequence_last_value(x.twin) IS NOT NULL";
 	Oid types[2] = {OIDOID, OIDOID};
 	Datum values[2] = {ObjectIdGetDatum(relid), ObjectIdGetDatum(twin)};
-	Oid column_types[2] = {OIDOID, INT2ARRAYOID};
-	Datum columns[2];
+	ColumnSet *set = action_columns(relid, stmt, AT_AlterColumnType, false);
+	Oid column_types[3] = {OIDARRAYOID, OIDARRAYOID, INT4ARRAYOID};
+	Datum columns[3] = {set->tables, set->relids, set->attnums};
 
-	columns[0] = ObjectIdGetDatum(relid);
-	columns[1] = action_columns(relid, stmt, AT_AlterColumnType, false);
-	refit_sql_run_all(refit_sql_list(widen, 2, column_types, columns));
+	refit_sql_run_all(refit_sql_list(widen, 3, column_types, columns));
 
 	/* only those of new columns were ever used on the twin */
 	SPI_connect();

@@ -12,6 +12,8 @@
  * before the ALTER, because on the empty table PostgreSQL would call them
  * valid, or violated, without a look at the rows; they are owed a validation.
  *
+ * All of this is about a table and its partitions alike.
+ *
  * Locks: refit_dependents_locks says which; the caller holds them.
  * Rights: the text of a view is parsed as its owner, whose functions that can
  * run; the result is stored as superuser, which runs none.
@@ -32,6 +34,13 @@ typedef struct RefitView
 	char *query;
 } RefitView;
 
+/* Foreign keys at one time, as texts of an oid[] and, the root's, a name[]. */
+typedef struct RefitForeignKeys
+{
+	char *oids;
+	char *names;
+} RefitForeignKeys;
+
 /* An ERROR when something depends on the columns that cannot be carried. */
 extern void refit_dependents_check(Oid relid, const AlterTableStmt *stmt);
 /* Relations to lock beside the table, for the cutover: list of RefitLock. */
@@ -46,11 +55,11 @@ extern void refit_dependents_attach_views(List *views);
 /* Before the ALTER: foreign keys on retyped columns become NOT VALID. */
 extern void refit_dependents_suspend_foreign_keys(const RefitMigration *m,
 												  const AlterTableStmt *stmt);
-/* The names of the table's foreign keys. */
-extern List *refit_dependents_foreign_keys(Oid relid);
-/* After the ALTER: foreign keys that are not in the list become NOT VALID. */
-extern void refit_dependents_owe_new_foreign_keys(const RefitMigration *m,
-												  List *known);
+/* What foreign keys the table and its partitions have. */
+extern RefitForeignKeys *refit_dependents_foreign_keys(Oid relid);
+/* After the ALTER: foreign keys that are not among them become NOT VALID. */
+extern void refit_dependents_owe_new_foreign_keys(
+	const RefitMigration *m, const RefitForeignKeys *known);
 
 /*
  * Owned integer sequences get the type of their column where it has grown; and

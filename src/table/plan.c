@@ -14,6 +14,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/dependency.h"
 #include "catalog/pg_constraint.h"
+#include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
@@ -35,6 +36,7 @@
 #include "table/shape.h"
 #include "table/space.h"
 #include "table/transform.h"
+#include "table/tree.h"
 #include "table/twin.h"
 #include "util/attempt.h"
 #include "util/sqlutil.h"
@@ -68,13 +70,7 @@ check_kind(Relation rel)
 	switch (rel->rd_rel->relkind)
 	{
 		case RELKIND_RELATION:
-			break;
 		case RELKIND_PARTITIONED_TABLE:
-			ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-							errmsg("\"%s\" is a partitioned table",
-								   RelationGetRelationName(rel)),
-							errdetail("Partition trees are not supported yet."),
-							errhint("Use a plain ALTER TABLE.")));
 			break;
 		case RELKIND_VIEW:
 			refuse_kind(rel, "a view", "Name the table that it reads.");
@@ -95,31 +91,19 @@ check_kind(Relation rel)
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		refuse_kind(rel, "a temporary table",
 					"Nobody else uses it: run a plain ALTER TABLE.");
-	if (rel->rd_tableam != GetHeapamTableAmRoutine())
+	if (rel->rd_rel->relkind == RELKIND_RELATION &&
+		rel->rd_tableam != GetHeapamTableAmRoutine())
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						errmsg("\"%s\" does not use the heap access method",
 							   RelationGetRelationName(rel))));
 }
 
-/* Refuses relations whose place among others we cannot keep. */
+/* Refuses a table with an index that does not have all rows. */
 static void
-check_relatives(Relation rel)
+check_indexes(Relation rel)
 {
-	const char *name = RelationGetRelationName(rel);
 	ListCell *lc;
 
-	if (rel->rd_rel->relispartition || has_superclass(RelationGetRelid(rel)) ||
-		has_subclass(RelationGetRelid(rel)))
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("\"%s\" is part of an inheritance or partition "
-							   "tree",
-							   name),
-						errdetail("Such trees are not supported yet."),
-						errhint("Use a plain ALTER TABLE.")));
-	if (OidIsValid(rel->rd_rel->reloftype))
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("\"%s\" is a typed table", name),
-						errhint("Alter its type instead.")));
 	foreach(lc, RelationGetIndexList(rel))
 	{
 		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
@@ -130,16 +114,114 @@ check_relatives(Relation rel)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("index \"%s\" of \"%s\" is invalid",
-							get_rel_name(lfirst_oid(lc)), name),
+							get_rel_name(lfirst_oid(lc)),
+							RelationGetRelationName(rel)),
 					 errdetail("A CREATE INDEX CONCURRENTLY has failed, or is "
 							   "still running."),
 					 errhint("Drop or rebuild that index first.")));
 	}
 }
 
+/* Refuses relations whose place among others we cannot keep. */
+static void
+check_relatives(Relation rel, bool alters)
+{
+	const char *name = RelationGetRelationName(rel);
+	Oid relid = RelationGetRelid(rel);
+
+	if (rel->rd_rel->relispartition && alters)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" is a partition", name),
+				 errdetail("Its definition is that of the partitioned table."),
+				 errhint("Alter %s, and with it all its partitions.",
+						 refit_qualified_name(refit_tree_root(relid)))));
+	if (rel->rd_rel->relkind == RELKIND_RELATION &&
+		!rel->rd_rel->relispartition &&
+		(has_superclass(relid) || has_subclass(relid)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" is part of an inheritance tree", name),
+				 errdetail("Of tables with children, only partitioned ones are "
+						   "supported."),
+				 errhint("Use a plain ALTER TABLE.")));
+	if (OidIsValid(rel->rd_rel->reloftype))
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("\"%s\" is a typed table", name),
+						errhint("Alter its type instead.")));
+}
+
+/* Refuses a tree for one of its partitions. */
+static void
+refuse_partition(Relation rel, const char *what, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("partition \"%s\" %s", RelationGetRelationName(rel), what),
+			 errdetail("A partition tree is changed as a whole."),
+			 errhint("%s", hint)));
+}
+
+/* Refuses a tree with a partition that cannot be worked. */
+static void
+check_partition(Relation rel, Relation root)
+{
+	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+		refuse_partition(rel, "is a foreign table",
+						 "Detach it first, and attach it again afterwards.");
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		refuse_partition(rel, "is a temporary table", "Drop it first.");
+	if (rel->rd_rel->relowner != root->rd_rel->relowner)
+		refuse_partition(rel, "has another owner than its parent",
+						 "Use ALTER TABLE ... OWNER TO first.");
+	check_kind(rel);
+	check_indexes(rel);
+}
+
+/* Refuses a tree with a partition that is on its way out. */
+static void
+check_detached(Oid root)
+{
+	Oid types[1] = {OIDOID};
+	Datum values[1] = {ObjectIdGetDatum(root)};
+	char *name = refit_sql_text(
+		"WITH RECURSIVE tree(relid, pending) AS ("
+		" SELECT $1, false UNION ALL SELECT i.inhrelid, i.inhdetachpending"
+		" FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.relid)"
+		" SELECT relid::regclass FROM tree WHERE pending LIMIT 1",
+		1, types, values);
+
+	if (name != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition %s is being detached", name),
+				 errhint("Use ALTER TABLE ... DETACH PARTITION ... FINALIZE "
+						 "first.")));
+}
+
+/* Looks at all partitions. */
+static void
+check_partitions(Relation root)
+{
+	ListCell *lc;
+
+	if (root->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		return;
+	check_detached(RelationGetRelid(root));
+	foreach(lc, refit_tree_members(RelationGetRelid(root)))
+	{
+		Relation rel = try_relation_open(lfirst_oid(lc), AccessShareLock);
+
+		if (rel == NULL)
+			continue;
+		check_partition(rel, root);
+		relation_close(rel, NoLock);
+	}
+}
+
 /* An ERROR unless this is a table that can be worked, by the caller. */
 void
-refit_plan_check_table(Oid relid)
+refit_plan_check_table(Oid relid, bool alters)
 {
 	Relation rel = try_relation_open(relid, AccessShareLock);
 
@@ -153,7 +235,9 @@ refit_plan_check_table(Oid relid)
 	if (OidIsValid(getExtensionOfObject(RelationRelationId, relid)) &&
 		RelationGetNamespace(rel) == get_namespace_oid(REFIT_SCHEMA, true))
 		refuse_kind(rel, "one of pg_refit's own tables", NULL);
-	check_relatives(rel);
+	check_relatives(rel, alters);
+	check_indexes(rel);
+	check_partitions(rel);
 	relation_close(rel, NoLock);
 }
 
@@ -178,13 +262,19 @@ collect_checks(Oid relid, TwinState *state)
 	table_close(rel, NoLock);
 }
 
-/* What a table looks like now. */
+/*
+ * What a table looks like now.  natts: how many columns it had at first; 0: all
+ * that it has.
+ */
 static TwinState *
 look_at(Oid relid, int natts)
 {
 	TwinState *state = palloc0(sizeof(TwinState));
 	Relation rel = table_open(relid, NoLock);
 	ListCell *lc;
+
+	if (natts == 0)
+		natts = RelationGetDescr(rel)->natts;
 
 	state->filenode = rel->rd_rel->relfilenode;
 	state->persistence = rel->rd_rel->relpersistence;
@@ -243,10 +333,10 @@ has_action(const AlterTableStmt *stmt, AlterTableType type)
 	return false;
 }
 
-/* Names the strategy, from what the actions did to the copy. */
+/* Names the strategy, from what the actions did to one copy. */
 static void
-choose_strategy(RefitPlan *plan, const AlterTableStmt *stmt,
-				const TwinState *before, const TwinState *after)
+choose_strategy_for(RefitPlan *plan, const AlterTableStmt *stmt,
+					const TwinState *before, const TwinState *after)
 {
 	List *new_checks = list_difference_oid(after->checks, before->checks);
 	bool in_column;
@@ -357,13 +447,48 @@ refit_plan_choose_key(Relation source, Oid twin_oid, const AlterTableStmt *stmt,
 	return result;
 }
 
+/* How much work a strategy is. */
+static int
+rank(const char *strategy)
+{
+	if (strcmp(strategy, "rewrite") == 0)
+		return 2;
+	return strcmp(strategy, "validate") == 0 ? 1 : 0;
+}
+
+/* Names the strategy: the strongest that any table with rows needs. */
+static void
+choose_strategy(RefitPlan *plan, const AlterTableStmt *stmt, const List *twins,
+				const List *before)
+{
+	ListCell *lc;
+	ListCell *lc_before;
+
+	plan->strategy = "instant";
+	plan->reason = "only catalogs change";
+	forboth(lc, twins, lc_before, before)
+	{
+		RefitTwin *t = lfirst(lc);
+		TwinState *state = lfirst(lc_before);
+		RefitPlan one = {0};
+
+		if (!t->is_leaf)
+			continue;
+		choose_strategy_for(&one, stmt, state, look_at(t->twin, state->natts));
+		if (rank(one.strategy) > rank(plan->strategy))
+		{
+			plan->strategy = one.strategy;
+			plan->reason = one.reason;
+		}
+	}
+}
+
 /* A plan in the making. */
 typedef struct Trial
 {
 	const RefitPlanRequest *request;
 	RefitPlan *plan;
-	Relation source;
-	Oid twin;
+	List *twins; /* of RefitTwin, the root first */
 } Trial;
 
 /* Looks whether the actions can be undone; for refit_attempt. */
@@ -373,86 +498,148 @@ try_inverse(void *arg)
 	Trial *trial = arg;
 	RefitPlan *plan = trial->plan;
 	const RefitPlanRequest *request = trial->request;
-	Oid key_index = refit_plan_choose_key(trial->source, trial->twin,
-										  request->stmt, request->search_path);
-	Relation twin = table_open(trial->twin, NoLock);
+	RefitTwin *t = linitial(trial->twins);
+	Relation source = table_open(t->source, NoLock);
+	Relation twin = table_open(t->twin, NoLock);
+	Oid key_index = refit_plan_choose_key(source, t->twin, request->stmt,
+										  request->search_path);
 	char *inverse =
-		refit_inverse_find(trial->source, twin, key_index, request->stmt,
+		refit_inverse_find(source, twin, key_index, request->stmt,
 						   request->search_path, &plan->irreversible);
 
 	table_close(twin, NoLock);
 	if (inverse != NULL)
-		plan->irreversible =
-			refit_inverse_try(inverse, trial->source, trial->twin);
+		plan->irreversible = refit_inverse_try(inverse, source, t->twin);
+	table_close(source, NoLock);
 }
 
 /* Finds out whether the migration could be reverted. */
 static void
 judge_revert(Trial *trial)
 {
+	RefitPlan *plan = trial->plan;
 	ErrorData *edata;
 
 	if (trial->request->stmt == NULL)
-	{
-		trial->plan->irreversible =
-			pstrdup("a repack does not change the definition");
+		plan->irreversible = pstrdup("a repack does not change the definition");
+	else if (get_rel_relkind(trial->request->relid) ==
+			 RELKIND_PARTITIONED_TABLE)
+		plan->irreversible =
+			pstrdup("the old rows of a partition tree are not kept");
+	if (plan->irreversible != NULL)
 		return;
-	}
 	edata = refit_attempt(try_inverse, trial, true);
 	if (edata == NULL)
 		return;
 	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 		edata->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
 		ReThrowError(edata);
-	trial->plan->irreversible = edata->message;
+	plan->irreversible = edata->message;
 }
 
-/* Tries the actions on a copy, in the present subtransaction. */
+/* Runs the actions on the copies and looks at what has become of them. */
 static void
 try_actions(Trial *trial)
 {
 	const RefitPlanRequest *request = trial->request;
-	RefitPlan *plan = trial->plan;
-	Relation source = table_open(request->relid, AccessShareLock);
-	int natts = RelationGetDescr(source)->natts;
-	Oid schema = refit_twin_create_schema(-MyProcPid, source->rd_rel->relowner);
-	Oid twin = refit_twin_create(source, schema);
+	List *before = NIL;
+	ListCell *lc;
 
-	trial->source = source;
-	trial->twin = twin;
+	foreach(lc, trial->twins)
+		before = lappend(before, look_at(((RefitTwin *) lfirst(lc))->twin, 0));
+	refit_actions_run_private(
+		refit_actions_for_twin(request->stmt, request->relid),
+		((RefitTwin *) linitial(trial->twins))->twin, request->search_path);
+	choose_strategy(trial->plan, request->stmt, trial->twins, before);
+	refit_dependents_check(request->relid, request->stmt);
+}
+
+/*
+ * Before 18, PostgreSQL adds a foreign key to a partitioned table only with a
+ * look at all rows under its lock.
+ */
+static void
+check_partitioned_foreign_key(Oid relid, const AlterTableStmt *stmt,
+							  const RefitPlan *plan)
+{
+#ifndef REFIT_HAS_PARTITIONED_NOT_VALID
+	bool in_column;
+
+	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE &&
+		strcmp(plan->strategy, "validate") == 0 &&
+		adds_foreign_key(stmt, &in_column))
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("a foreign key cannot be added to partitioned table %s "
+					"online",
+					refit_qualified_name(relid)),
+			 errdetail("This version of PostgreSQL has no NOT VALID foreign "
+					   "keys on partitioned tables."),
+			 errhint("Add it NOT VALID to each partition, validate it "
+					 "there, and add it to the partitioned table then, "
+					 "which takes those over without looking at rows.")));
+#endif
+}
+
+/* What the rewrite of one leaf needs. */
+static void
+plan_leaf(const RefitTwin *t, const RefitPlanRequest *request, RefitPlan *plan)
+{
+	bool ordered = request->order_by != NULL && request->order_by[0] != '\0';
+	Relation source = table_open(t->source, AccessShareLock);
+
+	if (ordered)
+		refit_twin_create_order_index(t->twin, request->order_by,
+									  request->search_path);
+	if (strcmp(plan->strategy, "rewrite") == 0)
+	{
+		plan->key_index = refit_plan_choose_key(source, t->twin, request->stmt,
+												request->search_path);
+		plan->needs = refit_space_add(
+			plan->needs,
+			refit_space_of_rewrite(source, t->twin, plan->key_index, ordered));
+	}
+	plan->nindexes += list_length(RelationGetIndexList(source));
+	plan->bytes += (int64) RelationGetNumberOfBlocks(source) * BLCKSZ;
+	table_close(source, NoLock);
+}
+
+/* Tries it all on copies, in the present subtransaction. */
+static void
+try_plan(Trial *trial)
+{
+	const RefitPlanRequest *request = trial->request;
+	RefitPlan *plan = trial->plan;
+	Oid schema = refit_twin_create_schema(-MyProcPid,
+										  refit_relation_owner(request->relid));
+	ListCell *lc;
+
+	trial->twins = refit_tree_create_twins(request->relid, schema);
+	foreach(lc, trial->twins)
+		plan->nleaves += ((RefitTwin *) lfirst(lc))->is_leaf;
 	plan->strategy = "rewrite";
 	plan->reason = "every row is written anew";
 	if (request->stmt != NULL)
 	{
-		TwinState *before = look_at(twin, natts);
-
-		refit_actions_run_private(
-			refit_actions_for_twin(request->stmt, request->relid), twin,
-			request->search_path);
-		choose_strategy(plan, request->stmt, before, look_at(twin, natts));
-		refit_dependents_check(request->relid, request->stmt);
+		try_actions(trial);
+		check_partitioned_foreign_key(request->relid, request->stmt, plan);
 	}
+	else if (plan->nleaves == 0)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("%s has no partitions",
+							   refit_qualified_name(request->relid)),
+						errdetail("There is nothing to repack.")));
 	if (request->revertible && strcmp(plan->strategy, "rewrite") != 0)
 	{
 		plan->strategy = "rewrite";
 		plan->reason = "the old rows are kept for a revert window";
 	}
-	if (request->order_by != NULL && request->order_by[0] != '\0')
-		refit_twin_create_order_index(twin, request->order_by,
-									  request->search_path);
-	if (strcmp(plan->strategy, "rewrite") == 0)
-	{
-		plan->key_index = refit_plan_choose_key(source, twin, request->stmt,
-												request->search_path);
-		plan->needs = refit_space_of_rewrite(source, twin, plan->key_index,
-											 request->order_by != NULL &&
-												 request->order_by[0] != '\0');
-	}
+	foreach(lc, trial->twins)
+		if (((RefitTwin *) lfirst(lc))->is_leaf)
+			plan_leaf(lfirst(lc), request, plan);
 	if (request->revertible || request->show)
 		judge_revert(trial);
-	plan->nindexes = list_length(RelationGetIndexList(source));
-	plan->bytes = (int64) RelationGetNumberOfBlocks(source) * BLCKSZ;
-	table_close(source, NoLock);
 }
 
 /* Are the tables that new foreign keys refer to there? */
@@ -486,7 +673,7 @@ try_as_owner(void *arg)
 	refit_rights_begin(&save, refit_relation_owner(request->relid), true);
 	if (request->stmt != NULL)
 		check_foreign_keys(request->stmt, request->search_path);
-	try_actions(trial);
+	try_plan(trial);
 	refit_rights_end(&save);
 }
 

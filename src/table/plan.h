@@ -35,14 +35,18 @@ typedef struct RefitPlan
 	const char *strategy; /* instant | validate | rewrite */
 	const char *reason;
 	Oid key_index; /* for a rewrite */
+	int nleaves;   /* tables with rows */
 	int nindexes;
 	int64 bytes;
 	List *needs; /* disk space of a rewrite: of RefitSpace, see space.h */
 	char *irreversible; /* why it cannot be reverted; NULL: it can */
 } RefitPlan;
 
-/* An ERROR unless this is a table that can be worked, by the caller. */
-extern void refit_plan_check_table(Oid relid);
+/*
+ * An ERROR unless this is a table, or a partition tree, that can be worked, by
+ * the caller.  alters: its definition is to be changed.
+ */
+extern void refit_plan_check_table(Oid relid, bool alters);
 
 extern RefitPlan *refit_plan_make(const RefitPlanRequest *request);
 

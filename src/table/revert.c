@@ -109,7 +109,7 @@ refit_revert_open_window(RefitMigration *m, int nkeys,
 void
 refit_revert_put_back(RefitMigration *m, const AlterTableStmt *stmt)
 {
-	List *foreign_keys = refit_dependents_foreign_keys(m->relid);
+	RefitForeignKeys *foreign_keys = refit_dependents_foreign_keys(m->relid);
 	List *views = refit_dependents_detach_views(m->relid, stmt);
 	Oid blank = m->rewrite.blank;
 	Oid twin = m->rewrite.twin;

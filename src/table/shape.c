@@ -139,24 +139,27 @@ refit_shape_fingerprint(Oid relid)
 		"  confkey, conbin::text)"
 		" FROM pg_catalog.pg_constraint WHERE conrelid = $1"
 		" UNION ALL SELECT 'r' || concat_ws('|', relam, relpersistence, relkind,"
-		"  reltablespace, relowner, reltoastrelid <> 0)"
-		" FROM pg_catalog.pg_class WHERE oid = $1) x";
+		"  reltablespace, relowner, reltoastrelid <> 0, relispartition,"
+		"  pg_get_expr(relpartbound, oid))"
+		" FROM pg_catalog.pg_class WHERE oid = $1"
+		" UNION ALL SELECT 'h' || concat_ws('|', inhrelid, inhdetachpending)"
+		" FROM pg_catalog.pg_inherits WHERE inhparent = $1) x";
 	Oid types[1] = {OIDOID};
 	Datum values[1] = {ObjectIdGetDatum(relid)};
 
 	return refit_sql_text(query, 1, types, values);
 }
 
-/* An ERROR when the table is not what the plan was made for. */
+/* An ERROR when the leaf is not what the plan was made for. */
 void
 refit_shape_check(const RefitMigration *m)
 {
-	if (strcmp(refit_shape_fingerprint(m->relid), m->rewrite.fingerprint) != 0)
+	if (strcmp(refit_shape_fingerprint(m->leaf), m->rewrite.fingerprint) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the definition of %s was changed while its migration "
 						"was running",
-						refit_qualified_name(m->relid)),
+						refit_qualified_name(m->leaf)),
 				 errdetail("The work done so far was made for the old "
 						   "definition."),
 				 errhint("Start it again with refit.retry(" INT64_FORMAT ").",

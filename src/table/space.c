@@ -355,6 +355,18 @@ refit_space_of_order(Relation source, Oid twin_oid)
 	return needs;
 }
 
+/* The needs of two tables together. */
+List *
+refit_space_add(List *needs, List *more)
+{
+	ListCell *lc;
+
+	foreach(lc, more)
+		needs = add_need(needs, ((RefitSpace *) lfirst(lc))->place,
+						 ((RefitSpace *) lfirst(lc))->bytes);
+	return needs;
+}
+
 /* All bytes of a list. */
 int64
 refit_space_total(List *needs)

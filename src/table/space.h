@@ -57,6 +57,8 @@ extern List *refit_space_of_index(Relation source, Oid index);
 /* What putting the twin in an order writes. */
 extern List *refit_space_of_order(Relation source, Oid twin);
 
+/* The needs of two tables together. */
+extern List *refit_space_add(List *needs, List *more);
 extern int64 refit_space_total(List *needs);
 /* Needed, free and kept back of each file system, for a reader. */
 extern char *refit_space_describe(List *needs);

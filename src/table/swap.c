@@ -30,6 +30,7 @@
 #include "catalog/pg_statistic.h"
 #include "commands/tablecmds.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -274,16 +275,20 @@ sorted_indexes(Oid relid)
 	return indexes;
 }
 
-/* The member of a list of relations that has a name, or InvalidOid. */
-static Oid
-find_by_name(List *relations, const char *name)
+/* Have the operator classes of two indexes the same options? */
+static bool
+same_class_options(Relation a, Relation b)
 {
-	ListCell *lc;
+	for (int i = 1; i <= a->rd_index->indnkeyatts; i++)
+	{
+		Datum x = get_attoptions(RelationGetRelid(a), i);
+		Datum y = get_attoptions(RelationGetRelid(b), i);
 
-	foreach(lc, relations)
-		if (strcmp(get_rel_name(lfirst_oid(lc)), name) == 0)
-			return lfirst_oid(lc);
-	return InvalidOid;
+		if ((x == (Datum) 0) != (y == (Datum) 0) ||
+			(x != (Datum) 0 && !datumIsEqual(x, y, false, -1)))
+			return false;
+	}
+	return true;
 }
 
 /* Do two indexes store the same, of columns of the same numbers? */
@@ -302,74 +307,102 @@ is_alike(Oid a, Oid b)
 					   sizeof(AttrNumber) * info_a->ii_NumIndexAttrs) == 0 &&
 				memcmp(rel_a->rd_opfamily, rel_b->rd_opfamily,
 					   sizeof(Oid) * nkeys) == 0 &&
+				memcmp(rel_a->rd_opcintype, rel_b->rd_opcintype,
+					   sizeof(Oid) * nkeys) == 0 &&
 				memcmp(rel_a->rd_indcollation, rel_b->rd_indcollation,
 					   sizeof(Oid) * nkeys) == 0 &&
 				memcmp(rel_a->rd_indoption, rel_b->rd_indoption,
 					   sizeof(int16) * nkeys) == 0 &&
 				equal(info_a->ii_Expressions, info_b->ii_Expressions) &&
-				equal(info_a->ii_Predicate, info_b->ii_Predicate);
+				equal(info_a->ii_Predicate, info_b->ii_Predicate) &&
+				same_class_options(rel_a, rel_b);
 
 	index_close(rel_a, NoLock);
 	index_close(rel_b, NoLock);
 	return same;
 }
 
-/* Is an index unique? */
+/* Are two indexes that store the same also held to the same? */
 static bool
-is_unique(Oid oid)
+is_same_index(Oid a, Oid b)
 {
-	Relation rel = index_open(oid, NoLock);
-	bool result = rel->rd_index->indisunique;
+	Relation rel_a = index_open(a, NoLock);
+	Relation rel_b = index_open(b, NoLock);
+	IndexInfo *info_a = BuildIndexInfo(rel_a);
+	IndexInfo *info_b = BuildIndexInfo(rel_b);
+	bool same =
+		info_a->ii_Unique == info_b->ii_Unique &&
+		info_a->ii_NullsNotDistinct == info_b->ii_NullsNotDistinct &&
+		(info_a->ii_ExclusionOps == NULL) == (info_b->ii_ExclusionOps == NULL);
 
-	index_close(rel, NoLock);
-	return result;
+	index_close(rel_a, NoLock);
+	index_close(rel_b, NoLock);
+	return same && is_alike(a, b);
 }
 
-/* An ERROR unless two indexes are built alike. */
-static void
-check_same_index(Oid a, Oid b)
+/* How good a partner is this index of the twin?  0: none. */
+static int
+rate_partner(Oid index, Oid candidate)
 {
-	if (!is_alike(a, b) || is_unique(a) != is_unique(b))
-		elog(ERROR, "index %u of the table and index %u of its twin differ", a,
-			 b);
+	if (!is_same_index(index, candidate))
+		return 0;
+	return 1 +
+		   (get_rel_tablespace(index) == get_rel_tablespace(candidate) ? 1
+																	   : 0) +
+		   (strcmp(get_rel_name(index), get_rel_name(candidate)) == 0 ? 2 : 0);
 }
 
-/* Pairs the indexes of a table with those of its twin. */
+/* The index of the list that goes best with an index of the table. */
+static Oid
+find_partner(Oid index, List *candidates)
+{
+	Oid best = InvalidOid;
+	int best_rate = 0;
+	ListCell *lc;
+
+	foreach(lc, candidates)
+	{
+		int rate = rate_partner(index, lfirst_oid(lc));
+
+		if (rate > best_rate)
+		{
+			best_rate = rate;
+			best = lfirst_oid(lc);
+		}
+	}
+	return best;
+}
+
+/*
+ * Pairs the indexes of a table with those of its twin.
+ *
+ * Their names say little where partitions are concerned, whose indexes
+ * PostgreSQL names after the partition.  But indexes that are built alike have
+ * the same entries for the same rows, so each can stand for the other.
+ */
 void
 refit_swap_pair_indexes(Oid table, Oid twin, List **table_indexes,
 						List **twin_indexes)
 {
 	List *left = sorted_indexes(twin);
-	List *unnamed = NIL;
 	ListCell *lc;
 
-	*table_indexes = NIL;
+	*table_indexes = sorted_indexes(table);
 	*twin_indexes = NIL;
-	foreach(lc, sorted_indexes(table))
+	foreach(lc, *table_indexes)
 	{
-		Oid match = find_by_name(left, get_rel_name(lfirst_oid(lc)));
+		Oid partner = find_partner(lfirst_oid(lc), left);
 
-		if (!OidIsValid(match))
-		{
-			unnamed = lappend_oid(unnamed, lfirst_oid(lc));
-			continue;
-		}
-		*table_indexes = lappend_oid(*table_indexes, lfirst_oid(lc));
-		*twin_indexes = lappend_oid(*twin_indexes, match);
-		left = list_delete_oid(left, match);
-	}
-	left = list_delete_oid(left, find_by_name(left, "$key"));
-	if (list_length(left) != list_length(unnamed))
-		elog(ERROR, "the table has %d indexes that its twin has not",
-			 list_length(unnamed));
-	*table_indexes = list_concat(*table_indexes, unnamed);
-	*twin_indexes = list_concat(*twin_indexes, left);
-	{
-		ListCell *lc_table;
-		ListCell *lc_twin;
-
-		forboth(lc_table, *table_indexes, lc_twin, *twin_indexes)
-			check_same_index(lfirst_oid(lc_table), lfirst_oid(lc_twin));
+		if (!OidIsValid(partner))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("index %s has no counterpart on the twin of %s",
+							refit_qualified_name(lfirst_oid(lc)),
+							refit_qualified_name(table)),
+					 errhint("Does an operator class or function that it uses "
+							 "mean something else now?")));
+		*twin_indexes = lappend_oid(*twin_indexes, partner);
+		left = list_delete_oid(left, partner);
 	}
 }
 

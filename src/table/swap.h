@@ -26,10 +26,7 @@ extern void refit_swap_storage(Oid table, Oid work, List *table_indexes,
  */
 extern void refit_swap_check_layout(Oid table, Oid work, bool same_generated);
 
-/*
- * Pairs the indexes of a table with those of its twin: by name, and what is
- * left in the order in which the same actions have made it.
- */
+/* Pairs the indexes of a table with those of its twin that are built alike. */
 extern void refit_swap_pair_indexes(Oid table, Oid twin, List **table_indexes,
 									List **twin_indexes);
 

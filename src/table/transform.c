@@ -36,6 +36,7 @@
 #include "table/inverse.h"
 #include "table/shape.h"
 #include "table/transform.h"
+#include "table/tree.h"
 #include "util/sqlutil.h"
 
 /* A CHECK constraint that rows are held to. */
@@ -166,8 +167,9 @@ refit_transform_exprs(Relation source, Relation twin,
 			expr = new_value(twin, att);
 		else if (refit_actions_alters_type(stmt, NameStr(old->attname),
 										   &using_expr))
-			expr = retyped_value(source, RelationGetRelationName(twin), att,
-								 using_expr);
+			expr = retyped_value(
+				source, get_rel_name(refit_tree_root(RelationGetRelid(twin))),
+				att, using_expr);
 		else
 			expr = old_value(source, att->attnum);
 		if (!att->attisdropped && exprType((Node *) expr) != att->atttypid)

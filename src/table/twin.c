@@ -34,6 +34,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_partitioned_table.h"
 #include "catalog/pg_type.h"
 #include "catalog/toasting.h"
 #include "commands/defrem.h"
@@ -52,9 +53,10 @@
 #include "table/twin.h"
 #include "util/sqlutil.h"
 
-#define BLANK_NAME "$blank"
-#define ORDER_INDEX "$order"
-#define BLANK_INDEX_FORMAT "$blank_%u"
+#define BLANK_FORMAT "$blank_%u"		   /* the table's oid */
+#define BLANK_INDEX_FORMAT "$blank_%u"	   /* the index's */
+#define ORDER_INDEX_FORMAT "$order_%u"	   /* the twin's */
+#define PARTITION_INDEX_FORMAT "$index_%u" /* the index's */
 
 /* Ties an object to the extension. */
 void
@@ -245,7 +247,10 @@ free_name(const char *name, Oid schema)
 	return ChooseRelationName(name, NULL, "refit", schema, false);
 }
 
-/* An empty table with the given columns. */
+/*
+ * An empty table with the given columns; partitioned if source is, but without
+ * a partition key yet.
+ */
 Oid
 refit_twin_create_table(Relation source, Oid schema, const char *name,
 						TupleDesc desc, Oid owner)
@@ -256,9 +261,9 @@ refit_twin_create_table(Relation source, Oid schema, const char *name,
 	relid = heap_create_with_catalog(
 		free_name(name, schema), schema, source->rd_rel->reltablespace,
 		InvalidOid, InvalidOid, InvalidOid, owner, source->rd_rel->relam, desc,
-		NIL, RELKIND_RELATION, source->rd_rel->relpersistence, false, false,
-		ONCOMMIT_NOOP, reloptions_of(RelationGetRelid(source)), false, true,
-		true, RelationGetRelid(source), NULL);
+		NIL, source->rd_rel->relkind, source->rd_rel->relpersistence, false,
+		false, ONCOMMIT_NOOP, reloptions_of(RelationGetRelid(source)), false,
+		true, true, RelationGetRelid(source), NULL);
 	CommandCounterIncrement();
 	NewHeapCreateToastTable(
 		relid, OidIsValid(toast) ? reloptions_of(toast) : (Datum) 0,
@@ -307,12 +312,20 @@ copy_constraints(Relation source, Oid twin)
 		refit_actions_run_own(lfirst(lc), twin);
 }
 
-/* Makes identity columns identity columns, with sequences of their own. */
+/*
+ * Makes identity columns identity columns, with sequences of their own.  A
+ * partition gets its parent's when it is attached, where PostgreSQL hands them
+ * down.
+ */
 static void
-copy_identity(Relation source, Oid twin)
+copy_identity(Relation source, Oid twin, bool is_partition)
 {
 	TupleDesc desc = RelationGetDescr(source);
 
+#ifdef REFIT_HAS_PARTITION_IDENTITY
+	if (is_partition)
+		return;
+#endif
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
@@ -417,22 +430,65 @@ refit_twin_create_index(Oid target, const char *definition)
 	return define_index(target, transformIndexStmt(target, stmt, definition));
 }
 
-/* Twin: same columns, defaults, constraints, indexes and names. */
+/* Copies the partition key as it is stored. */
+static void
+copy_partition_key(Relation source, Oid twin)
+{
+	HeapTuple tuple =
+		SearchSysCache1(PARTRELID, ObjectIdGetDatum(RelationGetRelid(source)));
+	Form_pg_partitioned_table form;
+	Relation rel;
+	bool isnull;
+	Datum opclasses;
+	Datum collations;
+	Datum stored;
+	List *exprs;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for partition key of relation %u",
+			 RelationGetRelid(source));
+	form = (Form_pg_partitioned_table) GETSTRUCT(tuple);
+	opclasses = SysCacheGetAttr(PARTRELID, tuple,
+								Anum_pg_partitioned_table_partclass, &isnull);
+	collations = SysCacheGetAttr(
+		PARTRELID, tuple, Anum_pg_partitioned_table_partcollation, &isnull);
+	stored = SysCacheGetAttr(PARTRELID, tuple,
+							 Anum_pg_partitioned_table_partexprs, &isnull);
+	exprs = isnull ? NIL : stringToNode(TextDatumGetCString(stored));
+	rel = table_open(twin, AccessExclusiveLock); /* private: */
+	StorePartitionKey(rel, form->partstrat, form->partnatts,
+					  form->partattrs.values, exprs,
+					  ((oidvector *) DatumGetPointer(opclasses))->values,
+					  ((oidvector *) DatumGetPointer(collations))->values);
+	table_close(rel, NoLock);
+	ReleaseSysCache(tuple);
+	CommandCounterIncrement();
+}
+
+/* Twin: same columns, defaults, constraints, indexes. */
 Oid
-refit_twin_create(Relation source, Oid schema)
+refit_twin_create(Relation source, Oid schema, const char *name)
 {
 	ListCell *lc;
 	Oid twin;
 
 	twin = refit_twin_create_table(
-		source, schema, RelationGetRelationName(source),
+		source, schema, name != NULL ? name : RelationGetRelationName(source),
 		layout_of(RelationGetDescr(source), true), source->rd_rel->relowner);
 	copy_statistics_targets(source, twin);
+	if (source->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		copy_partition_key(source, twin);
 	copy_defaults(source, twin);
 	copy_constraints(source, twin);
-	copy_identity(source, twin);
+	copy_identity(source, twin, name != NULL);
 	foreach(lc, RelationGetIndexList(source))
-		define_index(twin, clone_index_stmt(source, lfirst_oid(lc), twin));
+	{
+		IndexStmt *stmt = clone_index_stmt(source, lfirst_oid(lc), twin);
+
+		if (name != NULL)
+			stmt->idxname = psprintf(PARTITION_INDEX_FORMAT, lfirst_oid(lc));
+		define_index(twin, stmt);
+	}
 	return twin;
 }
 
@@ -488,9 +544,9 @@ refit_twin_create_blank(Relation source, Oid schema, bool whole)
 	ListCell *lc;
 	Oid blank;
 
-	blank = refit_twin_create_table(source, schema, BLANK_NAME,
-									layout_of(RelationGetDescr(source), whole),
-									source->rd_rel->relowner);
+	blank = refit_twin_create_table(
+		source, schema, psprintf(BLANK_FORMAT, RelationGetRelid(source)),
+		layout_of(RelationGetDescr(source), whole), source->rd_rel->relowner);
 	refit_twin_copy_missing_values(source, blank);
 	if (whole)
 	{
@@ -550,7 +606,7 @@ refit_twin_create_order_index(Oid twin, const char *order_by,
 	IndexStmt *stmt = parse_order(order_by);
 	int guc_level = NewGUCNestLevel();
 
-	stmt->idxname = ORDER_INDEX;
+	stmt->idxname = psprintf(ORDER_INDEX_FORMAT, twin);
 	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(twin)),
 								  get_rel_name(twin), -1);
 	refit_set_local("search_path", search_path);
@@ -564,5 +620,6 @@ refit_twin_create_order_index(Oid twin, const char *order_by,
 Oid
 refit_twin_order_index(Oid twin)
 {
-	return get_relname_relid(ORDER_INDEX, get_rel_namespace(twin));
+	return get_relname_relid(psprintf(ORDER_INDEX_FORMAT, twin),
+							 get_rel_namespace(twin));
 }

@@ -37,8 +37,12 @@ extern void refit_twin_drop_table(Oid table, Oid source);
 extern Oid refit_twin_create_table(Relation source, Oid schema,
 								   const char *name, TupleDesc desc, Oid owner);
 
-/* Twin: same columns, defaults, constraints, indexes and names as source. */
-extern Oid refit_twin_create(Relation source, Oid schema);
+/*
+ * Twin: same columns, defaults, constraints and indexes as source, and their
+ * names.  With a name of its own it is to be a partition of another twin, and
+ * its indexes have names of their own too: tables of several schemas meet here.
+ */
+extern Oid refit_twin_create(Relation source, Oid schema, const char *name);
 /*
  * Blank: same storage layout, one compatible index for each of source's.  whole:
  * a table of source's definition, with its defaults, constraints and unique

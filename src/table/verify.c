@@ -121,7 +121,7 @@ report_failure(const RefitMigration *m)
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("verification of the twin of %s has failed",
-					refit_qualified_name(m->relid)),
+					refit_qualified_name(m->leaf)),
 			 errdetail("%s", m->rewrite.finding),
 			 errhint("The table is as it was.  Is a function in the actions "
 					 "declared IMMUTABLE that is not?  See refit.events.")));
@@ -363,21 +363,6 @@ compare_chunk(RefitMigration *m, const RefitBudget *budget)
 	table_close(v.suspects, NoLock);
 }
 
-/* Shows how far the walk is. */
-static void
-show_progress(RefitMigration *m)
-{
-	RefitProgress *p = &m->progress;
-	Relation rel = table_open(m->relid, AccessShareLock);
-	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
-
-	p->rows_done = m->rewrite.verify_rows + m->rewrite.verify_skipped;
-	p->rows_total = (int64) Max(rel->rd_rel->reltuples, p->rows_done);
-	p->bytes_done = m->rewrite.verify_source * BLCKSZ;
-	p->bytes_total = (int64) blocks * BLCKSZ;
-	table_close(rel, NoLock);
-}
-
 /* Applies what was captured, for half of the budget. */
 static RefitOutcome
 keep_in_step(RefitMigration *m, const RefitBudget *budget)
@@ -409,9 +394,9 @@ refit_verify_step(RefitMigration *m, RefitBudget *budget)
 	if (outcome != REFIT_NEXT || is_off)
 		return outcome;
 	if (waiting)
-		budget->chunk_ms = Min(budget->chunk_ms, ROLLING_MS);
+		budget->chunk_ms =
+			Min(budget->chunk_ms, Max(ROLLING_MS / Max(m->nleaves, 1), 5));
 	compare_chunk(m, budget);
-	show_progress(m);
 	REFIT_FAULT("verify.chunk");
 	refit_catalog_save_rewrite(m);
 	refit_catalog_save_verified(m);

@@ -14,6 +14,7 @@
 #include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/json.h"
@@ -41,6 +42,7 @@
 typedef struct Holder
 {
 	char *text; /* pid, query, age: for people */
+	Oid relid;
 	bool is_slow;
 } Holder;
 
@@ -69,64 +71,93 @@ compare_locks(const ListCell *a, const ListCell *b)
 }
 
 /*
- * The holder of a conflicting lock on a relation who will keep it longest, or
- * NULL.  Asks plain autovacuum workers to leave on the way.
+ * Who holds locks that conflict with those of a list, on which relation of it:
+ * first those who will keep them long.  One look for all, since a partition tree
+ * has hundreds.  Materialized, so that each plain autovacuum worker is asked to
+ * leave, and not the first only.
  *
  * The table's owner reads the text, so it has the query only where he might see
  * that in pg_stat_activity too.
  */
-static Holder *
-find_holder(const RefitMigration *m, const RefitLock *lock)
+#define HOLDER_QUERY                                                        \
+	"WITH holder AS MATERIALIZED (SELECT l.relation::int8, w.n,"            \
+	" coalesce('pid ' || a.pid, 'prepared transaction '"                    \
+	"  || coalesce(x.gid, '?'))"                                            \
+	" || coalesce(' (' || nullif(a.backend_type, 'client backend') || ')'," \
+	"  '')"                                                                 \
+	" || coalesce(', ' || nullif(a.state, ''), '')"                         \
+	" || coalesce(', for ' || date_trunc('milliseconds',"                   \
+	"  clock_timestamp() - a.xact_start), '')"                              \
+	" || CASE WHEN a.usesysid IS NULL OR pg_has_role("                      \
+	"  (SELECT relowner FROM pg_catalog.pg_class WHERE oid = $4),"          \
+	"  a.usesysid, 'USAGE')"                                                \
+	"  THEN coalesce(': ' || left(a.query, 200), '') ELSE '' END AS text,"  \
+	" a.pid IS NULL OR coalesce(clock_timestamp() - a.xact_start >"         \
+	"  make_interval(secs => $3 / 1000.0), false)"                          \
+	"  OR a.query LIKE '%(to prevent wraparound)' AS slow, a.xact_start,"   \
+	" CASE WHEN a.backend_type = 'autovacuum worker'"                       \
+	"  AND a.query NOT LIKE '%(to prevent wraparound)'"                     \
+	"  THEN pg_cancel_backend(a.pid) END"                                   \
+	" FROM unnest($1, $2) WITH ORDINALITY AS w(relation, mode, n)"          \
+	" JOIN pg_catalog.pg_locks l USING (relation)"                          \
+	" LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)"                  \
+	" LEFT JOIN pg_catalog.pg_locks t ON l.pid IS NULL AND t.pid IS NULL"   \
+	"  AND t.locktype = 'transactionid'"                                    \
+	"  AND t.virtualtransaction = l.virtualtransaction"                     \
+	" LEFT JOIN pg_catalog.pg_prepared_xacts x"                             \
+	"  ON x.transaction = t.transactionid"                                  \
+	" WHERE l.locktype = 'relation' AND l.granted"                          \
+	" AND l.database = (SELECT oid FROM pg_catalog.pg_database"             \
+	"  WHERE datname = current_database())"                                 \
+	" AND l.pid IS DISTINCT FROM pg_backend_pid()"                          \
+	" AND (w.mode >= 8 OR l.mode NOT IN ('AccessShareLock',"                \
+	"  'RowShareLock')))"                                                   \
+	" SELECT text, slow, relation FROM holder"                              \
+	" ORDER BY slow DESC, n, xact_start NULLS FIRST LIMIT 1"
+
+/* The relations or the modes of a list of locks as an array. */
+static Datum
+array_of(const List *locks, bool modes)
 {
-	static const char *const query =
-		"SELECT coalesce('pid ' || a.pid, 'prepared transaction '"
-		"  || coalesce(x.gid, '?'))"
-		" || coalesce(' (' || nullif(a.backend_type, 'client backend') || ')',"
-		"  '')"
-		" || coalesce(', ' || nullif(a.state, ''), '')"
-		" || coalesce(', for ' || date_trunc('milliseconds',"
-		"  clock_timestamp() - a.xact_start), '')"
-		" || CASE WHEN a.usesysid IS NULL OR pg_has_role("
-		"  (SELECT relowner FROM pg_catalog.pg_class WHERE oid = $4),"
-		"  a.usesysid, 'USAGE')"
-		"  THEN coalesce(': ' || left(a.query, 200), '') ELSE '' END,"
-		" a.pid IS NULL OR coalesce(clock_timestamp() - a.xact_start >"
-		"  make_interval(secs => $3 / 1000.0), false)"
-		"  OR a.query LIKE '%(to prevent wraparound)',"
-		" CASE WHEN a.backend_type = 'autovacuum worker'"
-		"  AND a.query NOT LIKE '%(to prevent wraparound)'"
-		"  THEN pg_cancel_backend(a.pid) END"
-		" FROM pg_catalog.pg_locks l"
-		" LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)"
-		" LEFT JOIN pg_catalog.pg_locks t ON l.pid IS NULL AND t.pid IS NULL"
-		"  AND t.locktype = 'transactionid'"
-		"  AND t.virtualtransaction = l.virtualtransaction"
-		" LEFT JOIN pg_catalog.pg_prepared_xacts x"
-		"  ON x.transaction = t.transactionid"
-		" WHERE l.locktype = 'relation' AND l.granted"
-		" AND l.database = (SELECT oid FROM pg_catalog.pg_database"
-		"  WHERE datname = current_database())"
-		" AND l.relation = $1 AND l.pid IS DISTINCT FROM pg_backend_pid()"
-		" AND ($2 >= 8 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))"
-		" ORDER BY a.xact_start NULLS FIRST LIMIT 1";
-	Oid types[4] = {OIDOID, INT4OID, INT4OID, OIDOID};
-	Datum values[4] = {ObjectIdGetDatum(lock->relid), Int32GetDatum(lock->mode),
+	Datum *elements = palloc(sizeof(Datum) * (list_length(locks) + 1));
+	ListCell *lc;
+
+	foreach(lc, locks)
+	{
+		RefitLock *lock = lfirst(lc);
+
+		elements[foreach_current_index(lc)] =
+			modes ? Int32GetDatum(lock->mode) : ObjectIdGetDatum(lock->relid);
+	}
+	return PointerGetDatum(construct_array(elements, list_length(locks),
+										   modes ? INT4OID : OIDOID,
+										   sizeof(int32), true, TYPALIGN_INT));
+}
+
+/* The holder that is most in our way, or NULL. */
+static Holder *
+find_holder(const RefitMigration *m, const List *locks)
+{
+	Oid types[4] = {OIDARRAYOID, INT4ARRAYOID, INT4OID, OIDOID};
+	Datum values[4] = {array_of(locks, false), array_of(locks, true),
 					   Int32GetDatum(SLOW_HOLDER_MS),
 					   ObjectIdGetDatum(m->relid)};
 	MemoryContext context = CurrentMemoryContext;
 	Holder *holder = NULL;
 
 	SPI_connect();
-	if (refit_sql(query, 4, types, values, NULL) > 0)
+	if (refit_sql(HOLDER_QUERY, 4, types, values, NULL) > 0)
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
-		char *text = SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
-		char *slow = SPI_getvalue(row, SPI_tuptable->tupdesc, 2);
+		TupleDesc desc = SPI_tuptable->tupdesc;
+		char *text = SPI_getvalue(row, desc, 1);
+		char *slow = SPI_getvalue(row, desc, 2);
 
 		holder = MemoryContextAlloc(context, sizeof(Holder));
 		holder->text =
 			MemoryContextStrdup(context, text != NULL ? text : "unknown");
 		holder->is_slow = slow != NULL && slow[0] == 't';
+		holder->relid = strtoul(SPI_getvalue(row, desc, 3), NULL, 10);
 	}
 	SPI_finish();
 	return holder;
@@ -185,58 +216,39 @@ lock_all(List *locks)
 
 /* Writes down why a try failed. */
 static void
-note_failed_try(RefitMigration *m, const RefitLock *lock, const char *holder)
+note_failed_try(RefitMigration *m, Oid relid, const char *holder)
 {
 	StringInfoData detail;
 
 	failures++;
 	m->progress.waiting_for = pstrdup(holder);
 	initStringInfo(&detail);
-	appendStringInfo(&detail,
-					 "{\"relation\": %u, \"blocked_by\": ", lock->relid);
+	appendStringInfo(&detail, "{\"relation\": %u, \"blocked_by\": ", relid);
 	escape_json(&detail, holder);
 	appendStringInfoChar(&detail, '}');
 	m->lock_message =
-		psprintf("waiting for a lock on %s", refit_qualified_name(lock->relid));
+		psprintf("waiting for a lock on %s", refit_qualified_name(relid));
 	m->lock_detail = detail.data;
 }
 
-/* Somebody for whom queueing makes no sense, or NULL. */
-static Holder *
-find_slow_holder(const RefitMigration *m, List *locks, RefitLock **lock)
-{
-	ListCell *lc;
-
-	foreach(lc, locks)
-	{
-		Holder *holder = find_holder(m, lfirst(lc));
-
-		*lock = lfirst(lc);
-		if (holder != NULL && holder->is_slow)
-			return holder;
-	}
-	return NULL;
-}
-
 /*
- * Waits a moment, without queueing, for such a holder to go, so that we are
+ * Waits a moment for holders for whom queueing makes no sense to go, so that we are
  * there when he does.  False: he stays.
  */
 static bool
 wait_for_slow_holders(RefitMigration *m, List *locks)
 {
-	RefitLock *lock = NULL;
 	Holder *holder = NULL;
 
 	for (int i = 0; i < PATIENCE_LOOKS; i++)
 	{
-		holder = find_slow_holder(m, locks, &lock);
-		if (holder == NULL)
+		holder = find_holder(m, locks);
+		if (holder == NULL || !holder->is_slow)
 			return true;
 		CHECK_FOR_INTERRUPTS();
 		pg_usleep(PATIENCE_PAUSE_US);
 	}
-	note_failed_try(m, lock, holder->text);
+	note_failed_try(m, holder->relid, holder->text);
 	return false;
 }
 
@@ -291,20 +303,13 @@ refit_polite_lock_try(RefitMigration *m, List *locks)
 		return false;
 	if (!lock_in_subtransaction(locks))
 	{
-		Holder *holder = NULL;
-		ListCell *lc;
-		RefitLock *lock = linitial(locks);
+		Holder *holder = find_holder(m, locks);
 
-		foreach(lc, locks)
-		{
-			holder = find_holder(m, lfirst(lc));
-			lock = lfirst(lc);
-			if (holder != NULL)
-				break;
-		}
-		note_failed_try(m, lock,
-						holder != NULL ? holder->text
-									   : "several short transactions");
+		if (holder != NULL)
+			note_failed_try(m, holder->relid, holder->text);
+		else
+			note_failed_try(m, ((RefitLock *) linitial(locks))->relid,
+							"several short transactions");
 		return false;
 	}
 	m->progress.waiting_for = NULL;
