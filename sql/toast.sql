@@ -214,6 +214,7 @@ SELECT reltoastrelid AS toast FROM pg_class
 SELECT pg_relation_size(:toast) > 0 AS out_of_line;
 SELECT refit._claim(:id), refit.resume(:id);
 SELECT refit._step(:id) >= 0 AS worked;
+SELECT refit._step(:id) >= 0 AS worked;
 BEGIN;
 SELECT refit._step(:id) >= 0 AS worked;
 SELECT pg_relation_size(:toast);
