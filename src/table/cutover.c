@@ -36,6 +36,7 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -167,6 +168,26 @@ swap_with_twin(RefitMigration *m)
 		refit_swap_copy_statistics(lfirst_oid(lc_twin), lfirst_oid(lc_table));
 }
 
+/*
+ * Locks a work table and its indexes, which keeps nobody waiting, and adds its
+ * TOAST table to the list: a vacuum that works there is asked to leave.
+ */
+static List *
+lock_work_table(Oid relid, List *locks)
+{
+	Relation rel = table_open(relid, AccessExclusiveLock); /* private: */
+	Oid toast = rel->rd_rel->reltoastrelid;
+	ListCell *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+		LockRelationOid(lfirst_oid(lc), AccessExclusiveLock); /* private: */
+	table_close(rel, NoLock);
+	if (OidIsValid(toast))
+		locks =
+			lappend(locks, refit_polite_lock_on(toast, AccessExclusiveLock));
+	return locks;
+}
+
 /* Locks what the cutover touches; false: not now. */
 static bool
 lock_everything(RefitMigration *m, const AlterTableStmt *stmt)
@@ -174,10 +195,8 @@ lock_everything(RefitMigration *m, const AlterTableStmt *stmt)
 	List *locks = refit_dependents_locks(m->relid, stmt);
 
 	locks = lappend(locks, refit_polite_lock_on(m->relid, AccessExclusiveLock));
-	locks = lappend(locks,
-					refit_polite_lock_on(m->rewrite.twin, AccessExclusiveLock));
-	locks = lappend(
-		locks, refit_polite_lock_on(m->rewrite.blank, AccessExclusiveLock));
+	locks = lock_work_table(m->rewrite.twin, locks);
+	locks = lock_work_table(m->rewrite.blank, locks);
 	return refit_polite_lock_try(m, locks);
 }
 
