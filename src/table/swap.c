@@ -59,17 +59,41 @@ class_tuple(Oid relid)
 	return tuple;
 }
 
-/* Tells the relation cache that the storage behind a relation is another. */
+/*
+ * Is a relation's storage one of this transaction?  The relation cache is made
+ * to forget it.
+ */
+static bool
+take_newness(Relation rel)
+{
+	bool result = rel->rd_createSubid != InvalidSubTransactionId ||
+				  rel->rd_firstRelfilelocatorSubid != InvalidSubTransactionId;
+
+	rel->rd_createSubid = InvalidSubTransactionId;
+	rel->rd_newRelfilelocatorSubid = InvalidSubTransactionId;
+	rel->rd_firstRelfilelocatorSubid = InvalidSubTransactionId;
+	return result;
+}
+
+/*
+ * Tells the relation cache that the storage behind two relations changes
+ * places.  With wal_level = minimal it derives from a storage's newness whether
+ * changes are in WAL.  cluster.c, where one of the two is always new, does it
+ * more simply; here the twin's storage is old, and what ALTER TABLE has made
+ * for the table may be new.
+ */
 static void
-assume_new_storage(Oid table, Oid work)
+exchange_newness(Oid table, Oid work)
 {
 	Relation a = relation_open(table, NoLock);
 	Relation b = relation_open(work, NoLock);
+	bool a_was_new = take_newness(a);
+	bool b_was_new = take_newness(b);
 
-	b->rd_createSubid = a->rd_createSubid;
-	b->rd_newRelfilelocatorSubid = a->rd_newRelfilelocatorSubid;
-	b->rd_firstRelfilelocatorSubid = a->rd_firstRelfilelocatorSubid;
-	refit_assume_new_storage(a);
+	if (a_was_new)
+		refit_assume_new_storage(b);
+	if (b_was_new)
+		refit_assume_new_storage(a);
 	relation_close(a, NoLock);
 	relation_close(b, NoLock);
 }
@@ -90,7 +114,7 @@ swap_class_rows(Oid table, Oid work)
 			 work);
 	if (a->relfilenode == InvalidOid || b->relfilenode == InvalidOid)
 		elog(ERROR, "cannot exchange the storage of a mapped relation");
-	assume_new_storage(table, work);
+	exchange_newness(table, work);
 
 	SWAP(Oid, a->relfilenode, b->relfilenode);
 	SWAP(Oid, a->reltablespace, b->reltablespace);
