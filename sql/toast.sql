@@ -199,6 +199,32 @@ SELECT refit.alter_table('frozen', 'ALTER n TYPE bigint') AS id \gset
 SELECT refit.wait(:id, '60s');
 SELECT * FROM frozen ORDER BY id;
 
+-- A catch-up step that empties the logs keeps no lock on their TOAST tables: one
+-- that works a key out of line, then one that finds nothing and empties the log
+CREATE TABLE locked (k text PRIMARY KEY, n int);
+ALTER TABLE locked ALTER k SET STORAGE EXTERNAL;
+INSERT INTO locked VALUES ('a', 1);
+SELECT refit.alter_table('locked', 'ALTER n TYPE bigint', cutover => 'manual') AS id \gset
+SELECT refit.wait(:id, '60s');
+SELECT refit.pause(:id) IN ('ready', 'paused') AS asked;
+SELECT refit.wait(:id, '60s');
+INSERT INTO locked SELECT string_agg(md5(i::text), ''), 2 FROM generate_series(1, 75) i;
+SELECT reltoastrelid AS toast FROM pg_class
+	WHERE oid = format('refit_%s."$log0"', :id)::regclass \gset
+SELECT pg_relation_size(:toast) > 0 AS out_of_line;
+BEGIN;
+SELECT refit.resume(:id), refit._step(:id) >= 0 AS worked, refit.pause(:id);
+COMMIT;
+BEGIN;
+SELECT refit.resume(:id), refit._step(:id) >= 0 AS worked, refit.pause(:id);
+SELECT pg_relation_size(:toast);
+SELECT mode FROM pg_locks WHERE locktype = 'relation' AND pid = pg_backend_pid()
+	AND (relation = :toast OR relation IN (SELECT indexrelid FROM pg_index WHERE indrelid = :toast));
+COMMIT;
+SELECT refit.resume(:id), refit.cutover(:id);
+SELECT refit.wait(:id, '60s');
+SELECT length(k), n FROM locked ORDER BY n;
+
 SELECT nspname FROM pg_namespace WHERE nspname ~ '^refit_';
 DROP SCHEMA "toast ""q"" Ü" CASCADE;
 DROP SCHEMA toast CASCADE;

@@ -487,14 +487,29 @@ has_entries(Relation log)
 	return result;
 }
 
+/* Gives back what truncating a log has locked beside it. */
+static void
+unlock_toast(Oid toast)
+{
+	Relation rel;
+	ListCell *lc;
+
+	if (!OidIsValid(toast))
+		return;
+	rel = table_open(toast, NoLock);
+	foreach(lc, RelationGetIndexList(rel))
+		UnlockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
+	table_close(rel, AccessExclusiveLock);
+}
+
 /*
  * Empties logs that can be emptied.
  *
  * With ACCESS EXCLUSIVE granted at once no open transaction has written to the
  * log, so every entry is committed or aborted, and visible to a snapshot taken
  * now if it was not applied.  The truncation is physical and needs no commit;
- * therefore our own transaction must not have deleted anything, and the lock,
- * which makes writers wait, is given back at once.
+ * therefore our own transaction must not have deleted anything, and the locks,
+ * which make writers wait, are given back at once.
  */
 void
 refit_capture_recycle(const RefitMigration *m)
@@ -512,8 +527,7 @@ refit_capture_recycle(const RefitMigration *m)
 		if (RelationGetNumberOfBlocks(log) > 0 && !has_entries(log))
 		{
 			heap_truncate_one_rel(log);
-			if (OidIsValid(toast))
-				UnlockRelationOid(toast, AccessExclusiveLock);
+			unlock_toast(toast);
 		}
 		table_close(log, NoLock);
 		UnlockRelationOid(m->rewrite.logs[i], AccessExclusiveLock);
