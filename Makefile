@@ -4,6 +4,8 @@
 #   make test            every test layer from nothing, on servers of its own
 #   make installcheck    pg_regress and isolation against the installed library
 #   make test-<layer>    regress, isolation, pgtap or tap alone
+#   make test-assert     the tests on a PostgreSQL built with assertions
+#   make test-valgrind   some tests under valgrind
 #   make lint            the rule scripts of test/ci, format among them
 #   make format          rewrite the C files as clang-format wants them
 #
@@ -72,7 +74,8 @@ check-format:
 # Verbs whose script is in the tree.
 define script_verb
 .PHONY: $(1)
-$(1): ; $(top)test/$(1)/run
+$(1): ; $(top)test/$(1:test-%=%)/run
 endef
-$(foreach verb,demo bench soak,$(if $(wildcard $(top)test/$(verb)/run), \
+$(foreach verb,demo bench soak test-assert test-valgrind, \
+	$(if $(wildcard $(top)test/$(verb:test-%=%)/run), \
 	$(eval $(call script_verb,$(verb)))))

@@ -15,7 +15,7 @@ use constant {
 	CHUNK_MS => 100,
 	READER_S => 5,
 	STALL_MS => 200,
-	SLACK_MS => 150,
+	SLACK_MS => $ENV{REFIT_SLACK_MS} || 150,
 };
 
 my $node = new_node('calm');
