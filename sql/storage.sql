@@ -96,9 +96,9 @@ SELECT content() = :'before' AS same;
 
 -- Repack: a bloated table gets smaller, its rows are the same
 INSERT INTO t SELECT i, i, repeat('bloat', 1000) FROM generate_series(1000, 5000) i;
-DELETE FROM t WHERE id >= 1000;
 SELECT pg_relation_size('t') AS heap, pg_relation_size('t_pkey') AS index,
 	pg_relation_size(reltoastrelid) AS toast FROM pg_class WHERE oid = 't'::regclass \gset
+DELETE FROM t WHERE id >= 1000;
 SELECT refit.repack('t', name => 'storage: repack') AS id \gset
 SELECT refit.wait(:id, '60s');
 SELECT kind, strategy, state, rows FROM refit.migrations WHERE id = :id;
