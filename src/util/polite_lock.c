@@ -72,7 +72,9 @@ compare_locks(const ListCell *a, const ListCell *b)
 
 /*
  * The holder of a conflicting lock on a relation who will keep it longest, or
- * NULL.  Asks plain autovacuum workers to leave on the way.
+ * NULL.  That is one who waits for us, such as CREATE INDEX CONCURRENTLY for the
+ * end of our snapshot: to queue behind it would be a deadlock.  Asks plain
+ * autovacuum workers to leave on the way.
  */
 static Holder *
 find_holder(const RefitLock *lock)
@@ -88,7 +90,7 @@ find_holder(const RefitLock *lock)
 		" || coalesce(': ' || left(a.query, 200), ''),"
 		" a.pid IS NULL OR coalesce(clock_timestamp() - a.xact_start >"
 		"  make_interval(secs => $3 / 1000.0), false)"
-		"  OR a.query LIKE '%(to prevent wraparound)',"
+		"  OR a.query LIKE '%(to prevent wraparound)' OR w.for_us,"
 		" CASE WHEN a.backend_type = 'autovacuum worker'"
 		"  AND a.query NOT LIKE '%(to prevent wraparound)'"
 		"  THEN pg_cancel_backend(a.pid) END"
@@ -99,12 +101,15 @@ find_holder(const RefitLock *lock)
 		"  AND t.virtualtransaction = l.virtualtransaction"
 		" LEFT JOIN pg_catalog.pg_prepared_xacts x"
 		"  ON x.transaction = t.transactionid"
+		" CROSS JOIN LATERAL (SELECT CASE WHEN a.wait_event_type = 'Lock'"
+		"  THEN pg_backend_pid() = ANY (pg_blocking_pids(a.pid)) ELSE false"
+		"  END) AS w(for_us)"
 		" WHERE l.locktype = 'relation' AND l.granted"
 		" AND l.database = (SELECT oid FROM pg_catalog.pg_database"
 		"  WHERE datname = current_database())"
 		" AND l.relation = $1 AND l.pid IS DISTINCT FROM pg_backend_pid()"
 		" AND ($2 >= 8 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))"
-		" ORDER BY a.xact_start NULLS FIRST LIMIT 1";
+		" ORDER BY w.for_us DESC, a.xact_start NULLS FIRST LIMIT 1";
 	Oid types[3] = {OIDOID, INT4OID, INT4OID};
 	Datum values[3] = {ObjectIdGetDatum(lock->relid), Int32GetDatum(lock->mode),
 					   Int32GetDatum(SLOW_HOLDER_MS)};
