@@ -322,6 +322,8 @@ refit_polite_lock_try(RefitMigration *m, List *locks)
 									   : "several short transactions");
 		return false;
 	}
+	/* a lock is granted on what was dropped just before, too */
+	(void) refit_relation_owner(m->relid);
 	m->progress.waiting_for = NULL;
 	failures = 0;
 	return true;
