@@ -72,9 +72,11 @@ compare_locks(const ListCell *a, const ListCell *b)
 
 /*
  * Who holds locks that conflict with those of a list, on which relation of it:
- * first those who will keep them long.  One look for all, since a partition tree
- * has hundreds.  Materialized, so that each plain autovacuum worker is asked to
- * leave, and not the first only.
+ * first those who will keep them long.  That is one who waits for us, too, such
+ * as CREATE INDEX CONCURRENTLY for the end of our snapshot: to queue behind it
+ * would be a deadlock.  One look for all, since a partition tree has hundreds.
+ * Materialized, so that each plain autovacuum worker is asked to leave, and not
+ * the first only.
  *
  * The table's owner reads the text, so it has the query only where he might see
  * that in pg_stat_activity too.
@@ -94,7 +96,8 @@ compare_locks(const ListCell *a, const ListCell *b)
 	"  THEN coalesce(': ' || left(a.query, 200), '') ELSE '' END AS text,"  \
 	" a.pid IS NULL OR coalesce(clock_timestamp() - a.xact_start >"         \
 	"  make_interval(secs => $3 / 1000.0), false)"                          \
-	"  OR a.query LIKE '%(to prevent wraparound)' AS slow, a.xact_start,"   \
+	"  OR a.query LIKE '%(to prevent wraparound)' OR f.for_us AS slow,"     \
+	" a.xact_start,"                                                        \
 	" CASE WHEN a.backend_type = 'autovacuum worker'"                       \
 	"  AND a.query NOT LIKE '%(to prevent wraparound)'"                     \
 	"  THEN pg_cancel_backend(a.pid) END"                                   \
@@ -106,6 +109,9 @@ compare_locks(const ListCell *a, const ListCell *b)
 	"  AND t.virtualtransaction = l.virtualtransaction"                     \
 	" LEFT JOIN pg_catalog.pg_prepared_xacts x"                             \
 	"  ON x.transaction = t.transactionid"                                  \
+	" CROSS JOIN LATERAL (SELECT CASE WHEN a.wait_event_type = 'Lock'"      \
+	"  THEN pg_backend_pid() = ANY (pg_blocking_pids(a.pid)) ELSE false"    \
+	"  END) AS f(for_us)"                                                   \
 	" WHERE l.locktype = 'relation' AND l.granted"                          \
 	" AND l.database = (SELECT oid FROM pg_catalog.pg_database"             \
 	"  WHERE datname = current_database())"                                 \
@@ -312,6 +318,8 @@ refit_polite_lock_try(RefitMigration *m, List *locks)
 							"several short transactions");
 		return false;
 	}
+	/* a lock is granted on what was dropped just before, too */
+	(void) refit_relation_owner(m->relid);
 	m->progress.waiting_for = NULL;
 	failures = 0;
 	return true;

@@ -149,8 +149,6 @@ CREATE FUNCTION lab.check_storage(t regclass) RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 DECLARE
 	r record;
-	values_here bigint;
-	values_used bigint;
 BEGIN
 	RETURN QUERY SELECT format('verify_heapam: %s %s', c.oid::regclass, v.msg)
 		FROM pg_class c, verify_heapam(c.oid) v
@@ -173,14 +171,22 @@ BEGIN
 			RETURN NEXT format('index %s: %s', r.index, SQLERRM);
 		END;
 	END LOOP;
-	-- what is in column wide is out of line, and nothing else is
+END $$;
+
+-- There are as many values out of line as rows refer to: what is in column wide
+-- is out of line, and nothing else is.
+CREATE FUNCTION lab.check_values(t regclass) RETURNS SETOF text
+LANGUAGE plpgsql AS $$
+DECLARE
+	here bigint;
+	used bigint;
+BEGIN
 	EXECUTE format('SELECT (SELECT count(DISTINCT chunk_id) FROM %s),'
 		' (SELECT count(wide) FROM %s)',
 		(SELECT reltoastrelid::regclass FROM pg_class WHERE oid = t), t)
-		INTO values_here, values_used;
-	IF values_here <> values_used THEN
-		RETURN NEXT format('%s values are out of line, %s are used',
-			values_here, values_used);
+		INTO here, used;
+	IF here <> used THEN
+		RETURN NEXT format('%s values are out of line, %s are used', here, used);
 	END IF;
 END $$;
 
@@ -228,8 +234,9 @@ LANGUAGE sql AS $$
 		FROM pg_constraint WHERE NOT convalidated AND contype = 'f'
 $$;
 
--- All of it.  The table may have been dropped on purpose.
-CREATE FUNCTION lab.check_all() RETURNS SETOF text
+-- All of it, but for the values out of line if not asked for.  The table may have
+-- been dropped on purpose.
+CREATE FUNCTION lab.check_all(values_too boolean) RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 DECLARE
 	t regclass := (SELECT relid FROM lab.subject
@@ -240,6 +247,9 @@ BEGIN
 	IF t IS NOT NULL THEN
 		RETURN QUERY SELECT lab.check_rows(t);
 		RETURN QUERY SELECT lab.check_storage(t);
+	END IF;
+	IF t IS NOT NULL AND values_too THEN
+		RETURN QUERY SELECT lab.check_values(t);
 	END IF;
 END $$;
 

@@ -434,7 +434,8 @@ sub check
 		'SELECT EXISTS (SELECT FROM pg_class JOIN lab.subject ON oid = relid)') eq 't';
 
 	$self->problem('the table is gone') if !$there && !$self->{fault}{gone};
-	$self->problem($server->query('SELECT lab.check_all()'));
+	$self->problem($server->query(
+			'SELECT lab.check_all(' . ($self->{fault}{leaks} ? 'false' : 'true') . ')'));
 	if ($changed && $there)
 	{
 		my $is = $server->query($changed);
