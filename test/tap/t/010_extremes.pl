@@ -238,6 +238,29 @@ is( sql("SELECT count(*) FROM pg_class WHERE relfilenode <> 0 AND reltablespace 
 	0, 'every property: nothing has moved');
 
 #
+# Settings of the session that submits, which a plain ALTER TABLE goes by
+#
+
+sql(<<'SQL');
+CREATE TABLE settings (id int PRIMARY KEY, t timestamp, d text, f float8, b bytea);
+INSERT INTO settings VALUES (1, '2020-01-01 12:00', '01/02/2020', 1.0 / 3, 'a');
+CREATE TABLE settings_plain AS TABLE settings;
+SQL
+my $retype = 'ALTER t TYPE timestamptz, ALTER d TYPE date USING d::date,'
+  . ' ALTER f TYPE text, ALTER b TYPE text USING b::text';
+my $set = sql(<<"SQL");
+SET timezone = 'Asia/Tokyo'; SET datestyle = 'ISO, DMY';
+SET extra_float_digits = 0; SET bytea_output = 'escape';
+ALTER TABLE settings_plain $retype;
+SELECT refit.alter_table('settings', '$retype');
+SQL
+wait_state($node, 'postgres', $set, 'completed');
+is( sql("SET timezone = 'UTC'; SELECT concat_ws(' ', t, d, f, b) FROM settings"),
+	'2020-01-01 03:00:00+00 2020-02-01 0.333333333333333 a',
+	'values are converted as the submitter would read and write them');
+is(sql('TABLE settings'), sql('TABLE settings_plain'), 'as by a plain ALTER TABLE');
+
+#
 # Changes
 #
 
