@@ -35,6 +35,7 @@ CREATE TABLE refit.migration (
 	revertible interval,
 	options jsonb NOT NULL DEFAULT '{}',
 	search_path text NOT NULL,
+	settings jsonb NOT NULL DEFAULT '{}',	-- that values are read and written by
 	home text NOT NULL,		-- server and database that it belongs to
 	submitted_by text NOT NULL DEFAULT SESSION_USER,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),

@@ -794,6 +794,28 @@ name_leaf(RefitMigration *m, const Phase *phase)
 					 refit_qualified_name(m->leaf));
 }
 
+/*
+ * Until the end of the step, the settings of the session that submitted the
+ * migration which change what a value is converted to: a plain ALTER TABLE
+ * there would have gone by them.
+ */
+static void
+apply_settings(const RefitMigration *m)
+{
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(m->id)};
+
+	SPI_connect();
+	refit_sql("SELECT s.key, s.value FROM refit.migration m,"
+			  " jsonb_each_text(m.settings) s WHERE m.id = $1",
+			  1, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		refit_set_local(
+			SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1),
+			SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2));
+	SPI_finish();
+}
+
 /* Runs a phase's step with the owner's rights. */
 static RefitOutcome
 run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
@@ -812,6 +834,7 @@ run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
 		refit_tree_check(m);
 	name_leaf(m, phase);
 	refit_rights_begin(&save, owner, true);
+	apply_settings(m);
 	outcome = phase->step(m, budget);
 	refit_rights_end(&save);
 	return outcome;
@@ -1194,9 +1217,13 @@ insert_row(const RefitSubmission *s)
 	SPI_connect();
 	refit_sql("WITH m AS (INSERT INTO refit.migration (name, kind, relid,"
 			  " relation, definition, cutover, verify, revertible, options,"
-			  " search_path, submitted_by, home)"
+			  " search_path, submitted_by, home, settings)"
 			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,"
-			  "  refit._home())"
+			  "  refit._home(), (SELECT jsonb_object_agg(name, setting)"
+			  "  FROM pg_catalog.pg_settings WHERE name IN ('TimeZone',"
+			  "   'DateStyle', 'IntervalStyle', 'bytea_output',"
+			  "   'extra_float_digits', 'lc_monetary', 'lc_numeric', 'lc_time',"
+			  "   'default_text_search_config', 'xmlbinary', 'xmloption')))"
 			  " RETURNING id), p AS (INSERT INTO refit.migration_progress (id)"
 			  " SELECT id FROM m) SELECT id FROM m",
 			  11, types, values, nulls);

@@ -83,7 +83,8 @@ typedef struct Owed
 
 #define VIOLATION_QUERY                                                         \
 	"CASE c.contype WHEN 'c' THEN"                                              \
-	" format('SELECT x::text FROM ONLY %s x WHERE x.ctid >= $1 AND"             \
+	" format('SELECT left(x::text, 1000) FROM ONLY %s x"                        \
+	"  WHERE x.ctid >= $1 AND"                                                  \
 	"  x.ctid < $2 AND NOT (%s) LIMIT 1', c.conrelid::regclass,"                \
 	"  pg_get_expr(c.conbin, c.conrelid))"                                      \
 	" WHEN 'f' THEN (SELECT format('SELECT (SELECT r FROM (SELECT %s) r)::text" \
