@@ -121,6 +121,7 @@ static const Phase phases[] = {
 	{"rewrite", "cleanup", refit_build_cleanup, true},
 	{"revert", "catchback", refit_catchup_step, true},
 	{"revert", "recheck", refit_verify_step, true},
+	{"revert", "references", refit_revert_check_references, true},
 	{"revert", "revert", refit_cutover_step, true},
 	{"revert", "validate", refit_constraint_step, true},
 	{"revert", "settle", refit_build_settle, true},

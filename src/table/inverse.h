@@ -46,6 +46,9 @@ extern AlterTableStmt *refit_inverse_stmt(const RefitMigration *m);
 /* Runs it on the empty table, as the owner's command; blank: the old columns. */
 extern void refit_inverse_run(const RefitMigration *m);
 
+/* An ERROR where an old row violates a foreign key that is to come back. */
+extern void refit_inverse_check_references(const RefitMigration *m);
+
 /*
  * Per attribute of the old definition, the expression over a row of the new
  * one; kept: columns that the new one does not have.

@@ -131,6 +131,18 @@ refit_revert_put_back(RefitMigration *m, const AlterTableStmt *stmt)
 	REFIT_FAULT("revert.swapped");
 }
 
+/*
+ * Phase references: do the old rows have partners?  The foreign keys are added
+ * unchecked and checked after the revert, as after a cutover; but then there is
+ * no way back to the window.
+ */
+RefitOutcome
+refit_revert_check_references(RefitMigration *m, RefitBudget *budget)
+{
+	refit_inverse_check_references(m);
+	return REFIT_NEXT;
+}
+
 /* Is the window over, by time or by request? */
 static bool
 is_over(const RefitMigration *m)
