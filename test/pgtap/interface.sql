@@ -15,9 +15,11 @@ CREATE FUNCTION pg_temp.signature(name text) RETURNS text LANGUAGE sql AS $$
 	FROM pg_proc p WHERE pronamespace = 'refit'::regnamespace AND proname = name
 $$;
 SELECT is(pg_temp.signature(name), signature, 'refit.' || name) FROM (VALUES
-	('alter_table', 'relation regclass, actions text, name text DEFAULT NULL::text, cutover text DEFAULT ''auto''::text, revertible interval DEFAULT NULL::interval, verify text DEFAULT ''off''::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('alter_table', 'relation regclass, actions text, name text DEFAULT NULL::text, cutover text DEFAULT ''auto''::text, revertible interval DEFAULT NULL::interval, verify text DEFAULT ''full''::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
 	('repack', 'relation regclass, order_by text DEFAULT NULL::text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
 	('pause', 'id bigint -> text'),
+	('revert', 'id bigint -> text'),
+	('finish', 'id bigint -> text'),
 	('resume', 'id bigint -> text'),
 	('cancel', 'id bigint -> text'),
 	('retry', 'id bigint -> text'),
