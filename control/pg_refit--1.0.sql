@@ -359,7 +359,7 @@ RETURN (SELECT s.begins + (s.ends - s.begins)
 		('validate', 'alter', 0, 5), ('validate', 'validate', 5, 99),
 		('instant', 'alter', 0, 99), (NULL, 'settle', 99, 99),
 		(NULL, 'window', 99, 99), (NULL, 'recheck', 10, 90),
-		(NULL, 'revert', 90, 99), (NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)
+		(NULL, 'references', 90, 90), (NULL, 'revert', 90, 99), (NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)
 	WHERE s.phase = _percent.phase
 		AND coalesce(s.strategy = _percent.strategy, true)
 	LIMIT 1);

@@ -125,6 +125,7 @@ static const Phase phases[] = {
 	{"rewrite", "cleanup", refit_build_cleanup, true},
 	{"revert", "catchback", refit_catchup_step, true},
 	{"revert", "recheck", refit_verify_step, true},
+	{"revert", "references", refit_revert_check_references, true},
 	{"revert", "revert", refit_cutover_step, true},
 	{"revert", "validate", refit_constraint_step, true},
 	{"revert", "settle", refit_build_settle, true},
@@ -534,6 +535,18 @@ advance_leaf(RefitMigration *m, const Phase *phase)
 	return true;
 }
 
+/* It is carried out; what may be asked for in a revert window is another. */
+static void
+end_order_to_cut_over(RefitMigration *m)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET request = NULL WHERE id = $1"
+			   " AND request = $2 AND ($3 IS NULL) AND ($4 IS NULL)",
+			   "cutover", NULL, NULL);
+	if (is_requested(m, "cutover"))
+		m->request = NULL;
+}
+
 /* Goes to the next phase.  Returns the rest to take, or -1 at the end. */
 static int
 advance(RefitMigration *m, const Phase *phase)
@@ -545,6 +558,8 @@ advance(RefitMigration *m, const Phase *phase)
 											  : 0;
 	if (strcmp(phase->name, "copy") == 0)
 		record_volume(m);
+	if (strcmp(phase->name, "cutover") == 0)
+		end_order_to_cut_over(m);
 	if (next == NULL)
 		return finish(m);
 	if (strcmp(next->name, "window") == 0 && !m->rewrite.reversed)
@@ -580,6 +595,10 @@ begin_revert(RefitMigration *m)
 			   " AND ($3 IS NULL) AND ($4 IS NULL)",
 			   "reverted", NULL, NULL);
 	m->goal = pstrdup("reverted");
+	update_row(m,
+			   "DELETE FROM refit.owed WHERE id = $1 AND ($2 IS NULL)"
+			   " AND ($3 IS NULL) AND ($4 IS NULL)",
+			   NULL, NULL, NULL); /* settled; they will be owed once more */
 	forget_error(m);
 	set_state(m, "running");
 	set_phase(m, "catchback");
@@ -921,7 +940,11 @@ notice_deaths(RefitMigration *m)
 					 m->progress.deaths, m->phase != NULL ? m->phase : "plan");
 		edata.hint = "Look for the reason in the server's log.";
 		record_error(m, &edata);
-		set_goal(m, "failed");
+		if (is_reverting(m) && m->rewrite.reversed)
+			(void) return_to_window(m);
+		else
+			set_goal(m, "failed");
+		m->progress.deaths = 0;
 	}
 	refit_catalog_save_progress(m);
 	return true;

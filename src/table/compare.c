@@ -179,6 +179,18 @@ is_dirty(RefitComparison *c, const Datum *key)
  * Rows
  */
 
+/*
+ * Are two values of a column of the twin the same?  After the cutover a number
+ * may have gone to the old definition and come back in another scale.
+ */
+static bool
+is_same(RefitComparison *c, Form_pg_attribute att, Datum a, Datum b)
+{
+	return c->m->rewrite.reversed
+			   ? refit_transform_is_same(att, a, b)
+			   : datum_image_eq(a, b, att->attbyval, att->attlen);
+}
+
 /* The first column in which two rows of the twin differ, or 0. */
 static AttrNumber
 find_difference(RefitComparison *c, TupleTableSlot *a, TupleTableSlot *b)
@@ -195,8 +207,7 @@ find_difference(RefitComparison *c, TupleTableSlot *a, TupleTableSlot *b)
 
 		if (a->tts_isnull[n] != b->tts_isnull[n] ||
 			(!a->tts_isnull[n] &&
-			 !datum_image_eq(a->tts_values[n], b->tts_values[n], att->attbyval,
-							 att->attlen)))
+			 !is_same(c, att, a->tts_values[n], b->tts_values[n])))
 			return n + 1;
 	}
 	return 0;

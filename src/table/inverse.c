@@ -10,6 +10,9 @@
  *	  indexes		CREATE INDEX statements of indexes that went with a column
  *	  foreign_keys	names that there were before; others are dropped
  *	  sequences		owned sequences and their types
+ *	  comments		of constraints and of indexes, by name
+ *	  references	how to find old rows that violate a foreign key which comes
+ *					back
  *
  *-------------------------------------------------------------------------
  */
@@ -169,6 +172,36 @@
 																							  " WHERE x NOT IN (SELECT x FROM " OPTIONS(     \
 																								  "$2") " n)"
 
+/*
+ * Of each valid foreign key that the actions drop: its name, its columns, and
+ * what a row x that violates it is like.  p is the referenced table, which may
+ * be the same.
+ */
+#define REFERENCES                                                            \
+	"(SELECT coalesce(jsonb_agg(jsonb_build_object('name', f.conname,"        \
+	"  'table', CASE WHEN f.confrelid <> $1 THEN format('%s%s',"              \
+	"   CASE WHEN t.relkind = 'p' THEN '' ELSE 'ONLY ' END,"                  \
+	"   f.confrelid::regclass) END,"                                          \
+	"  'columns', q.columns, 'present', q.present, 'match', q.match)), '[]')" \
+	" FROM pg_catalog.pg_constraint f"                                        \
+	" JOIN pg_catalog.pg_class t ON t.oid = f.confrelid, LATERAL"             \
+	" (SELECT string_agg(format('x.%I', fa.attname), ', ' ORDER BY k.n),"     \
+	"  string_agg(format('x.%I IS NOT NULL', fa.attname), ' AND '),"          \
+	"  string_agg(format('p.%I OPERATOR(%I.%s) x.%I', pa.attname,"            \
+	"   n.nspname, o.oprname, fa.attname), ' AND ')"                          \
+	"  FROM unnest(f.conkey, f.confkey, f.conpfeqop) WITH ORDINALITY"         \
+	"   AS k(f, p, op, n)"                                                    \
+	"  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = f.conrelid"           \
+	"   AND fa.attnum = k.f"                                                  \
+	"  JOIN pg_catalog.pg_attribute pa ON pa.attrelid = f.confrelid"          \
+	"   AND pa.attnum = k.p"                                                  \
+	"  JOIN pg_catalog.pg_operator o ON o.oid = k.op"                         \
+	"  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace)"             \
+	"  AS q(columns, present, match)"                                         \
+	" WHERE f.conrelid = $1 AND f.contype = 'f' AND f.convalidated"           \
+	" AND (f.conname = ANY ($3) OR EXISTS"                                    \
+	"  (SELECT FROM c WHERE undrop AND c.k = ANY (f.conkey))))"
+
 /* What undoes the actions: what the columns are joined by nothing else. */
 #define INVERSE                                                               \
 	"WITH c AS " COLUMNS " SELECT jsonb_build_object("                        \
@@ -191,8 +224,17 @@
 	"   format_type(q.seqtypid, NULL)), '{}') FROM pg_catalog.pg_depend d"    \
 	"  JOIN pg_catalog.pg_sequence q ON q.seqrelid = d.objid"                 \
 	"  WHERE d.classid = 'pg_class'::regclass AND d.refobjid = $1"            \
-	"  AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a')"          \
-	")::text"
+	"  AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a'),"         \
+	" 'comments', jsonb_build_object('constraint',"                           \
+	"  (SELECT coalesce(jsonb_object_agg(conname, x), '{}')"                  \
+	"   FROM pg_catalog.pg_constraint k,"                                     \
+	"   obj_description(k.oid, 'pg_constraint') x"                            \
+	"   WHERE conrelid = $1 AND x IS NOT NULL),"                              \
+	"  'index', (SELECT coalesce(jsonb_object_agg(relname, x), '{}')"         \
+	"   FROM pg_catalog.pg_index JOIN pg_catalog.pg_class i"                  \
+	"   ON i.oid = indexrelid, obj_description(i.oid, 'pg_class') x"          \
+	"   WHERE indrelid = $1 AND x IS NOT NULL)),"                             \
+	" 'references', " REFERENCES ")::text"
 
 /* Everything of a definition that must come back, a line each. */
 #define DESCRIPTION(relid)                                                                  \
@@ -254,7 +296,7 @@ find_irreversible_action(const AlterTableStmt *stmt)
 			return psprintf("the sequence behind column \"%s\" is changed",
 							cmd->name);
 		if (cmd->subtype == AT_AlterConstraint)
-			return psprintf("constraint \"%s\" is altered", cmd->name);
+			return pstrdup("ALTER CONSTRAINT is not undone");
 	}
 	return NULL;
 }
@@ -618,23 +660,43 @@ refit_inverse_stmt(const RefitMigration *m)
 						   : makeNode(AlterTableStmt);
 }
 
-/* Gives owned sequences the types that they had, where their values fit. */
-static void
-narrow_sequences(const RefitMigration *m)
-{
-	Oid types[1] = {TEXTOID};
-	Datum values[1] = {CStringGetTextDatum(m->rewrite.inverse)};
-	List *commands = refit_sql_list(
-		"SELECT format('ALTER SEQUENCE %s AS %s', q.seqrelid::regclass,"
-		" s.value) FROM jsonb_each_text($1::jsonb -> 'sequences') s"
-		" JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.key::oid"
-		" WHERE format_type(q.seqtypid, NULL) <> s.value"
-		" AND coalesce(pg_sequence_last_value(q.seqrelid), 0) < CASE"
-		"  s.value WHEN 'smallint' THEN 32767 WHEN 'integer'"
-		"  THEN 2147483647 ELSE 9223372036854775807 END",
-		1, types, values);
+/*
+ * Commands that give owned sequences the types that they had, where their
+ * values fit.
+ */
+#define NARROW_SEQUENCES                                             \
+	"SELECT format('ALTER SEQUENCE %s AS %s', q.seqrelid::regclass," \
+	" s.value) FROM jsonb_each_text($1::jsonb -> 'sequences') s"     \
+	" JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.key::oid"      \
+	" WHERE format_type(q.seqtypid, NULL) <> s.value AND $2 <> 0"    \
+	" AND coalesce(pg_sequence_last_value(q.seqrelid), 0) < CASE"    \
+	"  s.value WHEN 'smallint' THEN 32767 WHEN 'integer'"            \
+	"  THEN 2147483647 ELSE 9223372036854775807 END"
 
-	refit_sql_run_all(commands);
+/* Commands that comment on constraints and indexes that were made again. */
+#define COMMENTS                                                    \
+	"SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', c.key,"  \
+	"  k.conrelid::regclass, c.value)"                              \
+	" FROM jsonb_each_text($1::jsonb #> '{comments,constraint}') c" \
+	" JOIN pg_catalog.pg_constraint k ON k.conname = c.key"         \
+	" WHERE k.conrelid = $2"                                        \
+	" AND obj_description(k.oid, 'pg_constraint') IS NULL"          \
+	" UNION ALL SELECT format('COMMENT ON INDEX %s IS %L',"         \
+	"  i.oid::regclass, c.value)"                                   \
+	" FROM jsonb_each_text($1::jsonb #> '{comments,index}') c"      \
+	" JOIN pg_catalog.pg_class i ON i.relname = c.key"              \
+	" JOIN pg_catalog.pg_index x ON x.indexrelid = i.oid"           \
+	" WHERE x.indrelid = $2 AND obj_description(i.oid, 'pg_class') IS NULL"
+
+/* Runs the commands that a query makes, as the owner: event triggers. */
+static void
+run_commands(const RefitMigration *m, const char *query)
+{
+	Oid types[2] = {TEXTOID, OIDOID};
+	Datum values[2] = {CStringGetTextDatum(m->rewrite.inverse),
+					   ObjectIdGetDatum(m->relid)};
+
+	refit_sql_run_all(refit_sql_list(query, 2, types, values));
 }
 
 /* Runs it on the empty table. */
@@ -649,12 +711,76 @@ refit_inverse_run(const RefitMigration *m)
 		refit_actions_run_public(refit_actions_parse(actions), m->relid,
 								 actions, "pg_catalog, pg_temp");
 	create_indexes(m->rewrite.inverse, m->relid);
-	narrow_sequences(m);
+	run_commands(m, NARROW_SEQUENCES);
+	run_commands(m, COMMENTS);
 
 	/* short old rows are read through the table again */
 	blank = table_open(m->rewrite.blank, NoLock);
 	refit_twin_copy_missing_values(blank, m->relid);
 	table_close(blank, NoLock);
+}
+
+/*
+ * For each foreign key that is to come back, its name and the query that finds
+ * an old row between two ctids which violates it.
+ */
+#define REFERENCE_QUERIES                                                      \
+	"SELECT r ->> 'name', format('SELECT (SELECT r FROM (SELECT %s) r)::text"  \
+	" FROM ONLY %s x WHERE x.ctid >= $1 AND x.ctid < $2 AND %s AND NOT EXISTS" \
+	" (SELECT FROM %s p WHERE %s) LIMIT 1', r ->> 'columns', $2,"              \
+	" r ->> 'present', coalesce(r ->> 'table', 'ONLY ' || $2),"                \
+	" r ->> 'match')"                                                          \
+	" FROM jsonb_array_elements($1::jsonb -> 'references') r"
+
+/* The first value of what a query on a range of ctids finds, or NULL. */
+static char *
+find_in_range(const char *query, BlockNumber from, BlockNumber end)
+{
+	Oid types[2] = {TIDOID, TIDOID};
+	ItemPointerData first;
+	ItemPointerData last;
+	Datum values[2] = {PointerGetDatum(&first), PointerGetDatum(&last)};
+
+	ItemPointerSet(&first, from, 0);
+	ItemPointerSet(&last, end, 0);
+	if (SPI_execute_with_args(query, 2, types, values, NULL, false, 1) < 0)
+		elog(ERROR, "could not execute \"%s\"", query);
+	return SPI_processed == 0
+			   ? NULL
+			   : SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
+/* An ERROR where an old row violates a foreign key that is to come back. */
+void
+refit_inverse_check_references(const RefitMigration *m, BlockNumber from,
+							   BlockNumber end)
+{
+	Oid types[2] = {TEXTOID, TEXTOID};
+	Datum values[2] = {
+		CStringGetTextDatum(m->rewrite.inverse),
+		CStringGetTextDatum(refit_qualified_name(m->rewrite.blank))};
+	SPITupleTable *queries;
+	uint64 n;
+
+	SPI_connect();
+	n = refit_sql(REFERENCE_QUERIES, 2, types, values, NULL);
+	queries = SPI_tuptable;
+	for (uint64 i = 0; i < n; i++)
+	{
+		char *key = find_in_range(
+			SPI_getvalue(queries->vals[i], queries->tupdesc, 2), from, end);
+
+		if (key != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
+					 errmsg("foreign key \"%s\" of %s, which was dropped, is "
+							"violated by some row",
+							SPI_getvalue(queries->vals[i], queries->tupdesc, 1),
+							refit_qualified_name(m->relid)),
+					 errdetail("Key %s has no partner in the referenced table.",
+							   key)));
+	}
+	SPI_finish();
 }
 
 /* The value of a column that the row does not have: NULL, or its default. */

@@ -47,6 +47,13 @@ extern AlterTableStmt *refit_inverse_stmt(const RefitMigration *m);
 extern void refit_inverse_run(const RefitMigration *m);
 
 /*
+ * An ERROR where an old row of a range of blocks violates a foreign key that is
+ * to come back.
+ */
+extern void refit_inverse_check_references(const RefitMigration *m,
+										   BlockNumber from, BlockNumber end);
+
+/*
  * Per attribute of the old definition, the expression over a row of the new
  * one; kept: columns that the new one does not have.
  */

@@ -10,10 +10,13 @@
 
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
 #include "job/catalog.h"
+#include "pass/governor.h"
 #include "table/actions.h"
 #include "table/capture.h"
 #include "table/catchup.h"
@@ -29,6 +32,9 @@
 
 /* ms between two batches when there is little to do. */
 #define WINDOW_PAUSE_MS 500
+
+/* Old rows are held against foreign keys in so many blocks at a time. */
+#define RANGE_BLOCKS 512
 
 /* Makes what the window will need. */
 void
@@ -134,6 +140,32 @@ refit_revert_put_back(RefitMigration *m, const AlterTableStmt *stmt)
 	m->rewrite.target = twin;
 	refit_catalog_save_rewrite(m);
 	REFIT_FAULT("revert.swapped");
+}
+
+/*
+ * Phase references: do the old rows have partners?  The foreign keys are added
+ * unchecked and checked after the revert, as after a cutover; but then there is
+ * no way back to the window.
+ */
+RefitOutcome
+refit_revert_check_references(RefitMigration *m, RefitBudget *budget)
+{
+	RefitProgress *p = &m->progress;
+	Relation blank = table_open(m->rewrite.blank, AccessShareLock);
+
+	p->cursor_end = RelationGetNumberOfBlocks(blank);
+	table_close(blank, NoLock);
+	while (p->cursor < p->cursor_end)
+	{
+		BlockNumber end = Min(p->cursor + RANGE_BLOCKS, p->cursor_end);
+
+		refit_inverse_check_references(m, p->cursor, end);
+		p->cursor = end;
+		CHECK_FOR_INTERRUPTS();
+		if (p->cursor < p->cursor_end && refit_governor_step_over(budget))
+			return REFIT_MORE;
+	}
+	return REFIT_NEXT;
 }
 
 /* Is the window over, by time or by request? */

@@ -14,6 +14,7 @@
  *				refit.revert(), which leads to
  *	  catchback	the rest of the changes is applied,
  *	  recheck	table and blank are compared, as before the cutover,
+ *	  references	foreign keys that come back are tried on the old rows,
  *	  revert	the cutover the other way.
  *
  * A row that the old definition cannot hold stops catch-up; it is named, and
@@ -44,6 +45,9 @@ extern void refit_revert_open_window(RefitMigration *m, int nkeys,
 extern void refit_revert_put_back(RefitMigration *m,
 								  const AlterTableStmt *stmt);
 
+/* Phase references: one look at every old row, chunk by chunk. */
+extern RefitOutcome refit_revert_check_references(RefitMigration *m,
+												  RefitBudget *budget);
 /* Phase window: one batch. */
 extern RefitOutcome refit_revert_window_step(RefitMigration *m,
 											 RefitBudget *budget);

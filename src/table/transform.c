@@ -515,8 +515,8 @@ keep_old_values(RefitTransform *t, TupleTableSlot *result)
 }
 
 /* Are two values of a type the same, whatever scale a number is written in? */
-static bool
-is_same_value(Form_pg_attribute att, Datum a, Datum b)
+bool
+refit_transform_is_same(Form_pg_attribute att, Datum a, Datum b)
 {
 	return datum_image_eq(a, b, att->attbyval, att->attlen) ||
 		   (att->atttypid == NUMERICOID &&
@@ -543,7 +543,8 @@ try_round_trip(RefitTransform *t, TupleTableSlot *row, TupleTableSlot *result)
 		att = TupleDescAttr(row->tts_tupleDescriptor, i);
 		was = slot_getattr(row, i + 1, &was_null);
 		is = ExecEvalExprSwitchContext(t->forth[i], econtext, &is_null);
-		if (was_null != is_null || (!was_null && !is_same_value(att, was, is)))
+		if (was_null != is_null ||
+			(!was_null && !refit_transform_is_same(att, was, is)))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_EXCEPTION),
 					 errmsg("the value of column \"%s\" cannot be cast back to "

@@ -87,6 +87,8 @@ extern char *refit_transform_key_text(RefitTransform *t, TupleTableSlot *row);
 extern Expr **refit_transform_exprs(Relation source, Relation twin,
 									const AlterTableStmt *stmt,
 									const char *search_path);
+/* Are two values of a column's type the same?  1.5 and 1.50 are. */
+extern bool refit_transform_is_same(Form_pg_attribute att, Datum a, Datum b);
 /* Is this attribute just handed on? */
 extern bool refit_transform_is_copied(Expr **exprs, AttrNumber attnum);
 

@@ -286,7 +286,8 @@ sub wait_state
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	wait_for($node, $db, "migration $id is $state",
-		"SELECT state IN ('$state', 'completed', 'cancelled', 'failed')"
+		"SELECT state IN ('$state', 'completed', 'reverted',"
+		  . " 'cancelled', 'failed')"
 		  . " FROM refit.migration WHERE id = $id");
 	is( $node->safe_psql($db,
 			"SELECT concat_ws(', ', state, error_message, error_detail)"
@@ -380,7 +381,8 @@ SQL
 	is( $node->psql($db, <<"SQL"), 0, "the indexes of $table are sound");
 SELECT bt_index_check(i.indexrelid, true)
 	FROM pg_index i JOIN pg_class t ON i.indrelid IN (t.oid, t.reltoastrelid)
-	WHERE t.oid = '$table'::regclass
+	JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am a ON a.oid = x.relam
+	WHERE t.oid = '$table'::regclass AND amname = 'btree'
 SQL
 	is($node->safe_psql($db, <<"SQL"), '', 'nothing is left behind');
 SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname ~ '^refit_[0-9]'
