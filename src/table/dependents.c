@@ -240,7 +240,7 @@ refit_dependents_check(Oid relid, const AlterTableStmt *stmt)
 		" FROM pg_catalog.pg_constraint c"
 		" JOIN pg_catalog.pg_class t ON t.oid = c.conrelid"
 		" WHERE contype = 'f' AND t.relkind = 'p' AND t.oid <> ALL ($1)"
-		" AND " IN_REFERENCED_KEY,
+		" AND " IN_REFERENCED_KEY " ORDER BY c.conparentid, c.oid LIMIT 1",
 		retyped,
 		psprintf("the type of a column of %s cannot be altered",
 				 refit_qualified_name(relid)),
