@@ -22,13 +22,14 @@
 #include "workload.h"
 
 /*
- * What a table looks like, without OIDs and without its name.
+ * What a table looks like, without OIDs and without its name; %s is empty or
+ * the rest of a partition's name.
  *
  * The minor releases of November 2026 keep a version number of each column in
  * attoptions; that there is one counts, which one does not.
  */
 static const char *const shape_sql =
-	"WITH rel AS (SELECT * FROM pg_class WHERE oid = 'zoo.#'::regclass)"
+	"WITH rel AS (SELECT * FROM pg_class WHERE oid = 'zoo.#%s'::regclass)"
 	"SELECT replace(line, '#', 'TABLE') FROM ("
 	"SELECT concat_ws(' ', 'table', relkind, relpersistence, 'am', relam,"
 	" 'space', reltablespace, 'options', reloptions, 'owner', relowner,"
@@ -101,7 +102,7 @@ static const char *const identity_sql =
 	"SELECT concat_ws(' ', 'table', relname, c.oid, 'owner', relowner, 'acl',"
 	" relacl, 'comment', obj_description(c.oid, 'pg_class'), 'type', reltype,"
 	" reloftype) AS line FROM pg_class c"
-	" WHERE relnamespace = 'zoo'::regnamespace AND relkind IN ('r', 'S') "
+	" WHERE relnamespace = 'zoo'::regnamespace AND relkind IN ('r', 'p', 'S') "
 	"UNION ALL "
 	"SELECT concat_ws(' ', 'view', relname, c.oid) FROM pg_class c"
 	" WHERE relnamespace = 'zoo'::regnamespace AND relkind = 'v' "
@@ -205,19 +206,37 @@ check_lines(const char *text, const char *other, const char *what, bool notes)
 
 /* What a table looks like, one property per line. */
 static char *
-table_shape(PGconn *conn, const char *table)
+table_shape(PGconn *conn, const char *table, const char *partition)
 {
+	StrBuf text = {0};
 	StrBuf sql = {0};
 	StrBuf lines = {0};
 	PGresult *res;
 
-	zoo_expand(&sql, shape_sql, table);
+	sb_add(&text, shape_sql, partition);
+	zoo_expand(&sql, text.data, table);
 	res = query_or_die(conn, sql.data);
 	for (int i = 0; i < PQntuples(res); i++)
 		sb_add(&lines, "%s%s", i > 0 ? "\n" : "", PQgetvalue(res, i, 0));
 	PQclear(res);
+	sb_free(&text);
 	sb_free(&sql);
 	return lines.data;
+}
+
+/* "item", or a partition of it, must look like that of "model". */
+static bool
+check_same_shape(PGconn *conn, const char *partition)
+{
+	char *item = table_shape(conn, "item", partition);
+	char *model = table_shape(conn, "model", partition);
+	bool is_good =
+		check_lines(item, model, "native ALTER TABLE does not give", false);
+
+	is_good &= check_lines(model, item, "native ALTER TABLE gives", false);
+	free(item);
+	free(model);
+	return is_good;
 }
 
 /* Runs the native ALTER TABLE on "model"; "item" must look the same. */
@@ -226,8 +245,8 @@ check_shape(Load *load, PGconn *conn)
 {
 	StrBuf sql = {0};
 	StrBuf actions = {0};
-	char *item;
-	char *model;
+	static const char *const partitions[] = {"_some", "_some0", "_some1",
+											 "_other", "_rest"};
 	bool is_good;
 
 	if (load->actions)
@@ -240,13 +259,9 @@ check_shape(Load *load, PGconn *conn)
 	if (!load->opt.native && load->opt.kind->key == KEY_INT &&
 		load->opt.kind->retyped)
 		exec_or_die(conn, "ALTER SEQUENCE zoo.model_id_seq AS bigint");
-	item = table_shape(conn, "item");
-	model = table_shape(conn, "model");
-	is_good =
-		check_lines(item, model, "native ALTER TABLE does not give", false);
-	is_good &= check_lines(model, item, "native ALTER TABLE gives", false);
-	free(item);
-	free(model);
+	is_good = check_same_shape(conn, "");
+	for (int i = 0; load->opt.kind->is_partitioned && i < 5; i++)
+		is_good &= check_same_shape(conn, partitions[i]);
 	sb_free(&sql);
 	sb_free(&actions);
 	return is_good;
@@ -374,6 +389,12 @@ check_leftovers(PGconn *conn)
 	return is_good;
 }
 
+/* "item" or its partitions, and their children. */
+#define ITEM_HEAPS                                                    \
+	" WHERE c.relnamespace = 'zoo'::regnamespace AND c.relkind = 'r'" \
+	" AND (c.relname IN ('item', 'item_child')"                       \
+	"  OR c.relispartition AND c.relname LIKE 'item%')"
+
 /* What amcheck and pg_visibility say, where they can be had. */
 static bool
 check_storage(PGconn *conn)
@@ -389,13 +410,14 @@ check_storage(PGconn *conn)
 		return true;
 	}
 	is_good &= check_none(conn, "verify_heapam",
-						  "SELECT v.* FROM (VALUES ('zoo.item'::regclass),"
-						  " ('zoo.item_child')) t(name),"
-						  " verify_heapam(name, check_toast => true) v");
+						  "SELECT v.* FROM pg_class c, verify_heapam(c.oid,"
+						  " check_toast => true) v" ITEM_HEAPS);
 	is_good &= check_none(conn, "pg_check_frozen",
-						  "SELECT * FROM pg_check_frozen('zoo.item')");
+						  "SELECT v.* FROM pg_class c,"
+						  " pg_check_frozen(c.oid) v" ITEM_HEAPS);
 	is_good &= check_none(conn, "pg_check_visible",
-						  "SELECT * FROM pg_check_visible('zoo.item')");
+						  "SELECT v.* FROM pg_class c,"
+						  " pg_check_visible(c.oid) v" ITEM_HEAPS);
 	/* fails with an error when an index is damaged or lacks an entry */
 	exec_or_die(conn,
 				"SELECT bt_index_parent_check(indexrelid, true, true)"

@@ -59,6 +59,7 @@ typedef struct Kind
 	bool force_rls;		   /* FORCE ROW LEVEL SECURITY with a policy */
 	bool adds_uuid;		   /* column u comes with the migration */
 	bool needs_space;	   /* the actions name a tablespace */
+	bool is_partitioned;   /* a tree of partitions; see zoo.c */
 } Kind;
 
 typedef struct Options

@@ -58,6 +58,15 @@ static const Kind kinds[] = {
 	 .doc_cast = "doc",
 	 .has_code_key = true,
 	 .force_rls = true},
+	{.name = "partitions",
+	 .key = KEY_COMPOSITE,
+	 .actions = "ALTER COLUMN doc TYPE jsonb USING doc::jsonb,"
+				" ADD COLUMN u uuid DEFAULT gen_random_uuid()",
+	 .retyped = "doc",
+	 .key_casts = "region, num",
+	 .doc_cast = "doc::jsonb",
+	 .adds_uuid = true,
+	 .is_partitioned = true},
 };
 
 #define KIND_COUNT ((int) (sizeof(kinds) / sizeof(kinds[0])))
@@ -90,7 +99,8 @@ static const char *const common_sql =
 	"   (TG_OP, r.born, r.hits, TG_ARGV[1]);"
 	" END IF; RETURN NULL; END $$;";
 
-/* One table; %s in order: key columns, key, code, buddy, all explained below */
+/* One table; %s in order: key columns, buddy, key, what a partitioned table
+ * cannot have or needs, child's key */
 static const char *const table_sql =
 	"CREATE TABLE @ ("
 	" junk1 int, %s, owner int NOT NULL, born bigint NOT NULL,"
@@ -101,14 +111,37 @@ static const char *const table_sql =
 	" STORED,"
 	" gen_text text GENERATED ALWAYS AS (upper(note)) STORED,"
 	" CONSTRAINT #_pkey PRIMARY KEY (%s),"
-	" CONSTRAINT #_hits_check CHECK (hits >= 0),"
-	" CONSTRAINT #_born_excl EXCLUDE USING btree (born WITH =)"
-	") WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.3);"
+	" CONSTRAINT #_hits_check CHECK (hits >= 0)%s;"
 	"ALTER TABLE @ DROP COLUMN junk1, DROP COLUMN junk2;"
 	"CREATE TABLE #_audit (op text, born bigint, hits int, name text);"
 	"CREATE TABLE #_child (cid bigint PRIMARY KEY, %s, val text);"
 	"ALTER TABLE @ ALTER COLUMN note SET STATISTICS 300,"
 	" ALTER COLUMN doc SET STORAGE EXTERNAL;";
+
+static const char *const plain_sql =
+	", CONSTRAINT #_born_excl EXCLUDE USING btree (born WITH =))"
+	" WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.3)";
+
+static const char *const partitioned_sql = ") PARTITION BY LIST (region)";
+
+/*
+ * Three lists of regions: one with hashes below it, one that does not have the
+ * dropped columns of the table, and the rest.  A new key is often another
+ * partition's.
+ */
+static const char *const partitions_sql =
+	"CREATE TABLE @_some PARTITION OF @ FOR VALUES IN ('Arger', 'a-b', 'zoo')"
+	" PARTITION BY HASH (num);"
+	"CREATE TABLE @_some0 PARTITION OF @_some"
+	" FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+	"CREATE TABLE @_some1 PARTITION OF @_some"
+	" FOR VALUES WITH (MODULUS 2, REMAINDER 1) WITH (fillfactor = 90);"
+	"CREATE TABLE @_other (LIKE @ INCLUDING DEFAULTS INCLUDING GENERATED"
+	" INCLUDING CONSTRAINTS);"
+	"CREATE INDEX ON @_other (at DESC, hits);"
+	"ALTER TABLE @ ATTACH PARTITION @_other"
+	" FOR VALUES IN ('arger', 'ab', 'Zoo');"
+	"CREATE TABLE @_rest PARTITION OF @ DEFAULT;";
 
 /* Indexes and what hangs on the table; made when the rows are in. */
 static const char *const after_load_sql =
@@ -119,7 +152,6 @@ static const char *const after_load_sql =
 	"CREATE INDEX #_tags_gin ON @ USING gin (tags) WITH (fastupdate = off);"
 	"CREATE INDEX #_at_brin ON @ USING brin (at) WITH (pages_per_range = 8);"
 	"CREATE STATISTICS #_stat ON owner, grp FROM @;"
-	"ALTER TABLE @ CLUSTER ON #_owner_idx;"
 	"ALTER TABLE @ ADD COLUMN fast int NOT NULL DEFAULT 7;"
 	"ALTER TABLE @ ADD CONSTRAINT #_grp_fkey FOREIGN KEY (grp)"
 	" REFERENCES zoo.parent (id);"
@@ -516,7 +548,10 @@ create_table(const Load *load, PGconn *conn, const char *table)
 		sb_add(&text, "CREATE SEQUENCE #_id_seq AS int START 1000000000;");
 	sb_add(&text, table_sql, key.data,
 		   kind->key == KEY_COMPOSITE ? "int" : child.data + 3,
-		   kind->key == KEY_COMPOSITE ? "region, num" : "id", child.data);
+		   kind->key == KEY_COMPOSITE ? "region, num" : "id",
+		   kind->is_partitioned ? partitioned_sql : plain_sql, child.data);
+	if (kind->is_partitioned)
+		sb_add(&text, "%s", partitions_sql);
 	if (kind->key == KEY_INT && is_serial)
 		sb_add(&text, "ALTER SEQUENCE #_id_seq OWNED BY @.id;");
 	run_for(conn, table, text.data);
@@ -533,6 +568,8 @@ finish_table(const Load *load, PGconn *conn, const char *table)
 	StrBuf text = {0};
 
 	sb_add(&text, "%s", after_load_sql);
+	if (!kind->is_partitioned)
+		sb_add(&text, "ALTER TABLE @ CLUSTER ON #_owner_idx;");
 	if (kind->has_code_key)
 		sb_add(&text, "ALTER TABLE @ ADD CONSTRAINT #_code_key"
 					  " UNIQUE (code);");
