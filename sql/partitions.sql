@@ -155,6 +155,13 @@ INSERT INTO bill VALUES (-1, 1);
 \set VERBOSITY default
 DELETE FROM sale WHERE qty = 5000000000;
 
+-- A part of the tree by itself: rewritten, with nothing around it
+SELECT pg_relation_filenode('sale_2_low') AS within, pg_relation_filenode('sale_1') AS beside \gset
+SELECT refit.repack('sale_2') AS id \gset
+SELECT refit.wait(:id, '120s');
+SELECT * FROM differences();
+SELECT pg_relation_filenode('sale_2_low') <> :within AS within, pg_relation_filenode('sale_1') = :beside AS beside;
+
 -- The key itself, which bill refers to.  As long as a partition is partitioned by
 -- it, PostgreSQL refuses.
 \set VERBOSITY terse
