@@ -807,7 +807,7 @@ check_submitter(const RefitMigration *m)
 static void
 name_leaf(RefitMigration *m, const Phase *phase)
 {
-	if (phase->per_leaf && m->nleaves > 1)
+	if (phase->per_leaf && m->nleaves > 1 && strcmp(m->state, "running") == 0)
 		m->progress.message =
 			psprintf("partition %d of %d: %s", m->rewrite.number, m->nleaves,
 					 refit_qualified_name(m->leaf));

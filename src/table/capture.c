@@ -249,9 +249,8 @@ refit_capture_create_log(Relation source, Oid schema, Oid key_index, int number)
 						   att->atttypmod, att->attndims);
 		TupleDescInitEntryCollation(desc, i + 1, att->attcollation);
 	}
-	log = refit_twin_create_table(
-		source, schema, psprintf("$log%d_%u", number, RelationGetRelid(source)),
-		desc, BOOTSTRAP_SUPERUSERID);
+	log = refit_twin_create_table(source, schema, psprintf("$log%d", number),
+								  desc, BOOTSTRAP_SUPERUSERID);
 	refit_rights_begin(&save, BOOTSTRAP_SUPERUSERID, false);
 	refit_actions_run_own("SET (autovacuum_enabled = off,"
 						  " toast.autovacuum_enabled = off)",

@@ -53,7 +53,7 @@
 #include "table/twin.h"
 #include "util/sqlutil.h"
 
-#define BLANK_FORMAT "$blank_%u"		   /* the table's oid */
+#define BLANK_NAME "$blank"
 #define BLANK_INDEX_FORMAT "$blank_%u"	   /* the index's */
 #define ORDER_INDEX_FORMAT "$order_%u"	   /* the twin's */
 #define PARTITION_INDEX_FORMAT "$index_%u" /* the index's */
@@ -544,9 +544,9 @@ refit_twin_create_blank(Relation source, Oid schema, bool whole)
 	ListCell *lc;
 	Oid blank;
 
-	blank = refit_twin_create_table(
-		source, schema, psprintf(BLANK_FORMAT, RelationGetRelid(source)),
-		layout_of(RelationGetDescr(source), whole), source->rd_rel->relowner);
+	blank = refit_twin_create_table(source, schema, BLANK_NAME,
+									layout_of(RelationGetDescr(source), whole),
+									source->rd_rel->relowner);
 	refit_twin_copy_missing_values(source, blank);
 	if (whole)
 	{

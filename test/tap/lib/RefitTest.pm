@@ -72,12 +72,26 @@ CONF
 }
 
 # Makes the extension, a table with two indexes, an out-of-line column and a
-# dropped one, and its oracle.  unlogged => 1: an unlogged table.
+# dropped one, and its oracle.  unlogged => 1: an unlogged table.  partitions =>
+# 1: a partitioned one, so that each gate is in another leaf and the last leaf,
+# <table>_rest, is empty.
 sub make_table
 {
 	my ($node, $db, $table, $rows, %params) = @_;
 	my $kind = $params{unlogged} ? 'UNLOGGED TABLE' : 'TABLE';
 	my $middle = int($rows / 2);
+	my $by = $params{partitions} ? 'PARTITION BY RANGE (id)' : '';
+	my $leaves = $params{partitions} ? <<"SQL" : '';
+CREATE TABLE ${table}_minus PARTITION OF $table FOR VALUES FROM (MINVALUE) TO (0);
+CREATE TABLE ${table}_low (wide text, v text, gone int, id int NOT NULL, k int NOT NULL);
+ALTER TABLE ${table}_low DROP COLUMN gone, ADD COLUMN gone int;
+ALTER TABLE $table ATTACH PARTITION ${table}_low FOR VALUES FROM (0) TO ($middle);
+CREATE TABLE ${table}_high PARTITION OF $table
+	FOR VALUES FROM ($middle) TO (1000000000) PARTITION BY HASH (id);
+CREATE TABLE ${table}_0 PARTITION OF ${table}_high FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE ${table}_1 PARTITION OF ${table}_high FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE TABLE ${table}_rest PARTITION OF $table FOR VALUES FROM (1000000000) TO (MAXVALUE);
+SQL
 
 	$node->safe_psql($db, <<"SQL");
 CREATE EXTENSION IF NOT EXISTS pg_refit;
@@ -100,7 +114,8 @@ BEGIN
 	RETURN k;
 END \$\$;
 CREATE $kind $table (id int PRIMARY KEY, k int NOT NULL, gone int,
-	v text, wide text);
+	v text, wide text) $by;
+$leaves
 ALTER TABLE $table ALTER COLUMN wide SET STORAGE EXTERNAL;
 INSERT INTO $table SELECT g, CASE g WHEN 0 THEN 0 WHEN $middle THEN -2 ELSE g END,
 	g, md5(g::text), CASE WHEN g % 500 = 0 THEN wide(g) END
