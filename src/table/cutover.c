@@ -204,6 +204,8 @@ warm_up(const RefitMigration *m)
 	refit_dependents_suspend_foreign_keys(&nothing, NULL);
 	refit_dependents_owe_new_foreign_keys(&nothing, NIL);
 	refit_dependents_adjust_sequences(InvalidOid, InvalidOid, NULL);
+	if (m->rewrite.reversed)
+		refit_inverse_warm_up(&nothing);
 }
 
 /* Has somebody asked to pause or cancel since the step began? */

@@ -693,7 +693,7 @@ refit_inverse_stmt(const RefitMigration *m)
 	"  k.conrelid::regclass, c.value)"                              \
 	" FROM jsonb_each_text($1::jsonb #> '{comments,constraint}') c" \
 	" JOIN pg_catalog.pg_constraint k ON k.conname = c.key"         \
-	" WHERE k.conrelid = $2"                                        \
+	" WHERE k.conrelid = $2 AND $2 <> 0"                            \
 	" AND obj_description(k.oid, 'pg_constraint') IS NULL"          \
 	" UNION ALL SELECT format('COMMENT ON INDEX %s IS %L',"         \
 	"  i.oid::regclass, c.value)"                                   \
@@ -727,6 +727,16 @@ run_commands(const RefitMigration *m, const char *query)
 	foreach(lc, commands)
 		SPI_execute(lfirst(lc), false, 0);
 	SPI_finish();
+}
+
+/* Plans what will run under the locks, by running it for no table. */
+void
+refit_inverse_warm_up(const RefitMigration *nothing)
+{
+	(void) elements(nothing->rewrite.inverse, "undrop");
+	(void) all_actions(nothing);
+	run_commands(nothing, NARROW_SEQUENCES);
+	run_commands(nothing, COMMENTS);
 }
 
 /* Runs it on the empty table. */
