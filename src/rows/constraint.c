@@ -58,16 +58,16 @@ typedef struct Owed
 	"  string_agg(format('x.%I', fa.attname), ', ' ORDER BY k.n),"              \
 	"  c.conrelid::regclass,"                                                   \
 	"  CASE WHEN c.confmatchtype = 'f' THEN"                                    \
-	"   format('NOT (%s) AND (%s OR NOT EXISTS (SELECT FROM ONLY %s p"          \
+	"   format('NOT (%s) AND (%s OR NOT EXISTS (SELECT FROM %s p"               \
 	"    WHERE %s))',"                                                          \
 	"    string_agg(format('x.%I IS NULL', fa.attname), ' AND '),"              \
 	"    string_agg(format('x.%I IS NULL', fa.attname), ' OR '),"               \
-	"    c.confrelid::regclass,"                                                \
+	"    r.name,"                                                               \
 	"    string_agg(format('p.%I OPERATOR(%I.%s) x.%I', pa.attname,"            \
 	"     n.nspname, o.oprname, fa.attname), ' AND '))"                         \
-	"  ELSE format('%s AND NOT EXISTS (SELECT FROM ONLY %s p WHERE %s)',"       \
+	"  ELSE format('%s AND NOT EXISTS (SELECT FROM %s p WHERE %s)',"            \
 	"    string_agg(format('x.%I IS NOT NULL', fa.attname), ' AND '),"          \
-	"    c.confrelid::regclass,"                                                \
+	"    r.name,"                                                               \
 	"    string_agg(format('p.%I OPERATOR(%I.%s) x.%I', pa.attname,"            \
 	"     n.nspname, o.oprname, fa.attname), ' AND ')) END)"                    \
 	"  FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY"           \
@@ -77,7 +77,10 @@ typedef struct Owed
 	"  JOIN pg_catalog.pg_attribute pa ON pa.attrelid = c.confrelid"            \
 	"   AND pa.attnum = k.p"                                                    \
 	"  JOIN pg_catalog.pg_operator o ON o.oid = k.op"                           \
-	"  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace) END"
+	"  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace,"               \
+	"  (SELECT CASE WHEN relkind = 'p' THEN '' ELSE 'ONLY ' END"                \
+	"   || c.confrelid::regclass FROM pg_catalog.pg_class"                      \
+	"   WHERE oid = c.confrelid) AS r(name) GROUP BY r.name) END"
 
 /* The next constraint to check, or NULL. */
 static Owed *
