@@ -186,6 +186,16 @@ SELECT conname, valid FROM cons WHERE relation = 'town'::regclass;
 INSERT INTO town VALUES (3, 'b');
 \echo :SQLSTATE
 
+-- A foreign key that refers to a partitioned table
+CREATE TABLE whole (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE whole_1 PARTITION OF whole FOR VALUES FROM (0) TO (100);
+INSERT INTO whole SELECT generate_series(1, 50);
+CREATE TABLE refers (id int PRIMARY KEY, w int);
+INSERT INTO refers SELECT g, g FROM generate_series(1, 50) g;
+SELECT refit.alter_table('refers', 'ADD CONSTRAINT to_whole FOREIGN KEY (w) REFERENCES whole') AS id \gset
+SELECT refit.wait(:id, '60s');
+SELECT conname, valid FROM cons WHERE relation = 'refers'::regclass AND conname = 'to_whole';
+
 -- Nothing is owed, nothing is left
 SELECT count(*) FROM refit.owed;
 SELECT relation, conname FROM cons WHERE conname ~ 'refit' OR NOT valid;

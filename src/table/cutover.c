@@ -235,6 +235,8 @@ warm_up(const RefitMigration *m)
 	refit_dependents_owe_new_foreign_keys(
 		&nothing, refit_dependents_foreign_keys(InvalidOid));
 	refit_dependents_adjust_sequences(InvalidOid, InvalidOid, NULL);
+	if (m->rewrite.reversed)
+		refit_inverse_warm_up(&nothing);
 }
 
 /* Has somebody asked to pause or cancel since the step began? */

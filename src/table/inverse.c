@@ -326,11 +326,9 @@ find_lost_object(Relation source, Relation twin)
 
 /* Is there a column whose values a volatile expression makes? */
 static char *
-find_volatile_column(Relation source, Relation twin, const AlterTableStmt *stmt,
-					 const char *search_path)
+find_volatile_column(Relation source, Relation twin, Expr **exprs)
 {
 	TupleDesc desc = RelationGetDescr(source);
-	Expr **exprs = refit_transform_exprs(source, twin, stmt, search_path);
 
 	for (int i = 0; i < desc->natts; i++)
 		if (!TupleDescAttr(RelationGetDescr(twin), i)->attisdropped &&
@@ -341,12 +339,10 @@ find_volatile_column(Relation source, Relation twin, const AlterTableStmt *stmt,
 	return NULL;
 }
 
-/* Can rows of the twin be told apart by one of the source's keys? */
-static char *
-find_lost_key(Relation twin, Oid key_index)
+/* Is the key, over the same columns, a key of the twin? */
+static bool
+has_key(Relation twin, int nkeys, const AttrNumber *attnums)
 {
-	AttrNumber *attnums;
-	int nkeys = refit_shape_key_attnums(key_index, &attnums);
 	ListCell *lc;
 
 	foreach(lc, refit_shape_key_indexes(twin))
@@ -355,9 +351,31 @@ find_lost_key(Relation twin, Oid key_index)
 
 		if (refit_shape_key_attnums(lfirst_oid(lc), &others) == nkeys &&
 			memcmp(attnums, others, sizeof(AttrNumber) * nkeys) == 0)
-			return NULL;
+			return true;
 	}
-	return pstrdup("the key that rows are found by is dropped");
+	return false;
+}
+
+/*
+ * Can old rows be found by the keys of the new ones?  The cast back must lead to
+ * the very key that a row had.
+ */
+static char *
+find_lost_key(Relation source, Relation twin, Oid key_index, Expr **exprs)
+{
+	AttrNumber *attnums;
+	int nkeys = refit_shape_key_attnums(key_index, &attnums);
+
+	if (!has_key(twin, nkeys, attnums))
+		return pstrdup("the key that rows are found by is dropped");
+	for (int i = 0; i < nkeys; i++)
+		if (!refit_transform_is_invertible(exprs[attnums[i] - 1]))
+			return psprintf(
+				"old rows cannot be found by the new values of key "
+				"column \"%s\"",
+				NameStr(TupleDescAttr(RelationGetDescr(source), attnums[i] - 1)
+							->attname));
+	return NULL;
 }
 
 /* A column's value cast back, the careful way where there are two. */
@@ -416,15 +434,15 @@ refit_inverse_find(Relation source, Relation twin, Oid key_index,
 {
 	Oid types[3] = {OIDOID, OIDOID, NAMEARRAYOID};
 	Datum values[3];
+	Expr **exprs = refit_transform_exprs(source, twin, stmt, search_path);
 
 	if (source->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
 		*reason = pstrdup("an unlogged table does not outlive a crash");
 	else if ((*reason = find_irreversible_action(stmt)) == NULL &&
 			 (*reason = find_lost_object(source, twin)) == NULL &&
-			 (*reason = find_volatile_column(source, twin, stmt,
-											 search_path)) == NULL &&
+			 (*reason = find_volatile_column(source, twin, exprs)) == NULL &&
 			 (*reason = find_uncastable_column(source, twin)) == NULL)
-		*reason = find_lost_key(twin, key_index);
+		*reason = find_lost_key(source, twin, key_index, exprs);
 	if (*reason != NULL)
 		return NULL;
 	values[0] = ObjectIdGetDatum(RelationGetRelid(source));
@@ -679,7 +697,7 @@ refit_inverse_stmt(const RefitMigration *m)
 	"  k.conrelid::regclass, c.value)"                              \
 	" FROM jsonb_each_text($1::jsonb #> '{comments,constraint}') c" \
 	" JOIN pg_catalog.pg_constraint k ON k.conname = c.key"         \
-	" WHERE k.conrelid = $2"                                        \
+	" WHERE k.conrelid = $2 AND $2 <> 0"                            \
 	" AND obj_description(k.oid, 'pg_constraint') IS NULL"          \
 	" UNION ALL SELECT format('COMMENT ON INDEX %s IS %L',"         \
 	"  i.oid::regclass, c.value)"                                   \
@@ -697,6 +715,16 @@ run_commands(const RefitMigration *m, const char *query)
 					   ObjectIdGetDatum(m->relid)};
 
 	refit_sql_run_all(refit_sql_list(query, 2, types, values));
+}
+
+/* Plans what will run under the locks, by running it for no table. */
+void
+refit_inverse_warm_up(const RefitMigration *nothing)
+{
+	(void) elements(nothing->rewrite.inverse, "undrop");
+	(void) all_actions(nothing);
+	run_commands(nothing, NARROW_SEQUENCES);
+	run_commands(nothing, COMMENTS);
 }
 
 /* Runs it on the empty table. */

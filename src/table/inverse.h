@@ -43,6 +43,9 @@ extern char *refit_inverse_try(const char *inverse, Relation source, Oid twin);
 /* The statement that it runs on the table, without what only catalogs need. */
 extern AlterTableStmt *refit_inverse_stmt(const RefitMigration *m);
 
+/* Plans what it will run under the locks; nothing: of no table. */
+extern void refit_inverse_warm_up(const RefitMigration *nothing);
+
 /* Runs it on the empty table, as the owner's command; blank: the old columns. */
 extern void refit_inverse_run(const RefitMigration *m);
 

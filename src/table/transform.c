@@ -356,7 +356,8 @@ prepare_round_trip(RefitTransform *t, const RefitMigration *m)
 
 		if (att->attisdropped || att->attgenerated != '\0' ||
 			bms_is_member(i + 1, t->kept) ||
-			refit_transform_is_copied(t->exprs, i + 1))
+			(refit_transform_is_copied(t->exprs, i + 1) &&
+			 refit_transform_is_copied(forth, i + 1)))
 			continue;
 		t->forth[i] = ExecInitExpr(forth[i], NULL);
 	}
@@ -406,6 +407,27 @@ is_integer_cast(Expr *expr)
 		   find_coercion_pathway(to, from, COERCION_ASSIGNMENT, &function) ==
 			   COERCION_PATH_FUNC &&
 		   function == call->funcid;
+}
+
+/* Is the expression a column written as text in the only way there is? */
+static bool
+is_canonical_text(Expr *expr)
+{
+	Oid from;
+
+	if (!IsA(expr, CoerceViaIO) || !IsA(((CoerceViaIO *) expr)->arg, Var))
+		return false;
+	from = exprType((Node *) ((CoerceViaIO *) expr)->arg);
+	return from == INT2OID || from == INT4OID || from == INT8OID ||
+		   from == UUIDOID;
+}
+
+/* Does each value lead to one that the cast back leads from to this value? */
+bool
+refit_transform_is_invertible(Expr *expr)
+{
+	return is_relabelled(expr) || is_integer_cast(expr) ||
+		   is_canonical_text(expr);
 }
 
 /*

@@ -89,6 +89,11 @@ extern Expr **refit_transform_exprs(Relation source, Relation twin,
 									const char *search_path);
 /* Are two values of a column's type the same?  1.5 and 1.50 are. */
 extern bool refit_transform_is_same(Form_pg_attribute att, Datum a, Datum b);
+/*
+ * Does each value of the column lead to one that the cast back leads from to
+ * this value?  Only where that is certain.
+ */
+extern bool refit_transform_is_invertible(Expr *expr);
 /* Is this attribute just handed on? */
 extern bool refit_transform_is_copied(Expr **exprs, AttrNumber attnum);
 

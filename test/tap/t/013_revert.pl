@@ -83,6 +83,16 @@ sub check_barred
 	return;
 }
 
+# Like wait_state, with whatever error there was before.
+sub wait_for_state
+{
+	my ($state) = @_;
+
+	wait_for($node, 'postgres', "it is $state",
+		"SELECT state = '$state' FROM refit.migration WHERE id = $id");
+	return;
+}
+
 # What barred the way back is gone.
 sub wait_unbarred
 {
@@ -197,8 +207,9 @@ is( $subscriber->safe_psql('postgres',
 		"SELECT count(*), sum(hashtext(o::text)::numeric) FROM orders o"),
 	value('SELECT count(*), sum(hashtext(o::text)::numeric) FROM orders o'),
 	'the subscriber has the same rows');
-unlike(slurp_file($subscriber->logfile), qr/refit_[0-9]|ERROR/,
-	'and had no error');
+unlike(slurp_file($subscriber->logfile),
+	qr/refit_[0-9]|ERROR:  (?!could not (receive|connect))/,
+	'and had no error but that the publisher was gone');
 $subscriber->stop;
 
 # Too many deaths on the way back lead to the window again.
@@ -210,7 +221,9 @@ value("SELECT refit.revert($id)");
 wait_gate($node, 'postgres', $id, 'recheck');
 value("UPDATE refit.migration_progress SET deaths = 4 WHERE id = $id");
 kill_hard();
-wait_state($node, 'postgres', $id, 'revertible');
+wait_for($node, 'postgres', 'it has gone back to the window',
+	"SELECT state = 'revertible' AND error_code = '57P02'"
+	  . " FROM refit.migrations WHERE id = $id");
 open_gate($node, COPY_GATE);
 
 #
@@ -228,11 +241,11 @@ value("INSERT INTO $_ (id, k, v) SELECT g, g, 'new' FROM generate_series(3, 3000
   foreach ('orders', 'orders_oracle');
 isnt($node->psql('postgres', "SELECT refit.cancel($id)"), 0, 'cancel is refused');
 value("SELECT refit.pause($id)");
-wait_state($node, 'postgres', $id, 'paused');
+wait_for_state('paused');
 value("UPDATE $_ SET v = 'paused' WHERE id < 100") foreach ('orders', 'orders_oracle');
 isnt($node->psql('postgres', "SELECT refit.revert($id)"), 0, 'nor a revert while paused');
 value("SELECT refit.resume($id)");
-wait_state($node, 'postgres', $id, 'revertible');
+wait_for_state('revertible');
 my $queued = submit($node, 'postgres', 'orders', actions => 'ALTER v TYPE varchar');
 is(value("SELECT state FROM refit.migrations WHERE id = $queued"),
 	'queued', 'another migration has to wait');
@@ -251,9 +264,9 @@ $id = submit($node, 'postgres', 'orders',
 wait_state($node, 'postgres', $id, 'ready');
 value("SELECT refit.cutover($id)");
 wait_state($node, 'postgres', $id, 'revertible');
-value("INSERT INTO orders (id, k) VALUES (5001, 1); INSERT INTO orders_oracle (id, k) VALUES (5001, 1)");
+value("INSERT INTO orders (id, k) VALUES (25001, 1); INSERT INTO orders_oracle (id, k) VALUES (25001, 1)");
 wait_for($node, 'postgres', 'it is in step',
-	"SELECT EXISTS (SELECT FROM refit_$id.\"orders\$blank\" WHERE id = 5001)");
+	"SELECT EXISTS (SELECT FROM refit_$id.\"\$blank\" WHERE id = 25001)");
 is( value("SELECT count(*) FROM refit.events WHERE migration_id = $id"
 		  . " AND message = 'running -> revertible'"),
 	1, 'a manual cutover is ordered once');
@@ -361,8 +374,8 @@ foreach my $bar (@bars)
 	check_described($node, 'postgres', "bar_$name", $bar->[4]);
 	is( value("SELECT count(*) FROM (SELECT * FROM bar_$name EXCEPT ALL SELECT * FROM model) x"),
 		0, "$name: so are the rows");
-	check_clean($node, 'postgres', "bar_$name");
 }
+check_clean($node, 'postgres', "bar_$_->[0]") foreach @bars;
 
 # DDL of others in the window bars it for good; the new definition can be kept.
 foreach my $ddl ('ALTER TABLE %s ADD COLUMN other int', 'CREATE INDEX ON %s (n)')
