@@ -1105,6 +1105,7 @@ window_failed(RefitMigration *m, const ErrorData *edata)
 		record_error(m, edata);
 	else
 		(void) refit_transform_take_failure();
+	m->progress.pending = refit_capture_pending(m);
 	m->progress.message =
 		psprintf("cannot be reverted now: %s", edata->message);
 	return Min(m->progress.errors, MOST_WINDOW_RESTS) * REST_RETRY;
