@@ -1105,7 +1105,9 @@ window_failed(RefitMigration *m, const ErrorData *edata)
 		record_error(m, edata);
 	else
 		(void) refit_transform_take_failure();
-	m->progress.pending = refit_capture_pending(m);
+	if (get_rel_name(m->rewrite.logs[0]) != NULL &&
+		get_rel_name(m->rewrite.logs[1]) != NULL)
+		m->progress.pending = refit_capture_pending(m);
 	m->progress.message =
 		psprintf("cannot be reverted now: %s", edata->message);
 	return Min(m->progress.errors, MOST_WINDOW_RESTS) * REST_RETRY;
