@@ -375,7 +375,27 @@ keep_in_step(RefitMigration *m, const RefitBudget *budget)
 	outcome = refit_catchup_step(m, &half);
 	m->progress.rows_done = before.rows_done;
 	m->progress.rows_total = before.rows_total;
-	return outcome;
+
+	/* all that there was is good enough: what has come since is left out */
+	return outcome == REFIT_MORE && m->progress.pending == 0 ? REFIT_NEXT
+															 : outcome;
+}
+
+/*
+ * The time for a comparison: the other half, from now on, however long the
+ * first one was; and little while a cutover waits.
+ */
+static RefitBudget
+compare_budget(const RefitMigration *m, const RefitBudget *budget)
+{
+	RefitBudget half = *budget;
+
+	INSTR_TIME_SET_CURRENT(half.start);
+	half.chunk_ms = Max(budget->chunk_ms / 2, 1);
+	if (strcmp(m->state, "ready") == 0)
+		half.chunk_ms =
+			Min(half.chunk_ms, Max(ROLLING_MS / Max(m->nleaves, 1), 5));
+	return half;
 }
 
 /* One chunk. */
@@ -385,6 +405,7 @@ refit_verify_step(RefitMigration *m, RefitBudget *budget)
 	bool waiting = strcmp(m->state, "ready") == 0;
 	bool is_off = strcmp(m->verify, "off") == 0;
 	RefitOutcome outcome;
+	RefitBudget time;
 
 	if (has_failed(m))
 		report_failure(m);
@@ -393,10 +414,8 @@ refit_verify_step(RefitMigration *m, RefitBudget *budget)
 	outcome = keep_in_step(m, budget);
 	if (outcome != REFIT_NEXT || is_off)
 		return outcome;
-	if (waiting)
-		budget->chunk_ms =
-			Min(budget->chunk_ms, Max(ROLLING_MS / Max(m->nleaves, 1), 5));
-	compare_chunk(m, budget);
+	time = compare_budget(m, budget);
+	compare_chunk(m, &time);
 	REFIT_FAULT("verify.chunk");
 	refit_catalog_save_rewrite(m);
 	refit_catalog_save_verified(m);
