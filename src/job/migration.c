@@ -87,7 +87,7 @@
 #define MOST_DEATHS 4
 
 /* Seconds between two tries in a revert window that an error bars. */
-#define MOST_WINDOW_RESTS 30
+#define MOST_WINDOW_RESTS 5
 
 /* One phase of a strategy. */
 typedef struct Phase

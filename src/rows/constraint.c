@@ -51,11 +51,13 @@ typedef struct Owed
 	Oid target_index;
 } Owed;
 
+/* clang-format off */
+
 /* A cast to an operator's declared operand, where there is such a type. */
-#define OPERAND_CAST(column, alias)                                     \
-	" CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'p' THEN '' ELSE"  \
-	"  format('::%I.%I', tn.nspname, t.typname) END"                    \
-	"  FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace tn"       \
+#define OPERAND_CAST(column, alias) \
+	" CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'p' THEN '' ELSE" \
+	"  format('::%I.%I', tn.nspname, t.typname) END" \
+	"  FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace tn" \
 	"   ON tn.oid = t.typnamespace WHERE t.oid = " column ") AS " alias \
 	"(as_type)"
 
@@ -63,11 +65,11 @@ typedef struct Owed
  * How a foreign key compares one column: with its own operator and, where the
  * columns have two collations, with that of the referenced one.
  */
-#define KEY_IS_EQUAL                                                    \
-	"format('p.%I%s OPERATOR(%I.%s) x.%I%s%s', pa.attname, l.as_type,"  \
-	" n.nspname, o.oprname, fa.attname, r.as_type,"                     \
-	" CASE WHEN pa.attcollation <> fa.attcollation THEN"                \
-	" (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname)"        \
+#define KEY_IS_EQUAL \
+	"format('p.%I%s OPERATOR(%I.%s) x.%I%s%s', pa.attname, l.as_type," \
+	" n.nspname, o.oprname, fa.attname, r.as_type," \
+	" CASE WHEN pa.attcollation <> fa.attcollation THEN" \
+	" (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname)" \
 	"  FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn" \
 	"  ON cn.oid = co.collnamespace WHERE co.oid = pa.attcollation) END)"
 
@@ -77,41 +79,41 @@ typedef struct Owed
  * looks at all partitions of a partitioned table; the casts keep others of the
  * same name, which anybody may have made, from being a better match.
  */
-#define REFERENCED                                                           \
+#define REFERENCED \
 	"CASE (SELECT relkind FROM pg_catalog.pg_class WHERE oid = c.confrelid)" \
 	" WHEN 'p' THEN '' ELSE 'ONLY ' END || c.confrelid::regclass"
 
-#define VIOLATION_QUERY                                                         \
-	"CASE c.contype WHEN 'c' THEN"                                              \
-	" format('SELECT left(x::text, 1000) FROM ONLY %s x"                        \
-	"  WHERE x.ctid >= $1 AND"                                                  \
-	"  x.ctid < $2 AND NOT (%s) LIMIT 1', c.conrelid::regclass,"                \
-	"  pg_get_expr(c.conbin, c.conrelid))"                                      \
+#define VIOLATION_QUERY \
+	"CASE c.contype WHEN 'c' THEN" \
+	" format('SELECT left(x::text, 1000) FROM ONLY %s x" \
+	"  WHERE x.ctid >= $1 AND" \
+	"  x.ctid < $2 AND NOT (%s) LIMIT 1', c.conrelid::regclass," \
+	"  pg_get_expr(c.conbin, c.conrelid))" \
 	" WHEN 'f' THEN (SELECT format('SELECT (SELECT r FROM (SELECT %s) r)::text" \
-	"  FROM ONLY %s x WHERE x.ctid >= $1 AND x.ctid < $2 AND %s LIMIT 1',"      \
-	"  string_agg(format('x.%I', fa.attname), ', ' ORDER BY k.n),"              \
-	"  c.conrelid::regclass,"                                                   \
-	"  CASE WHEN c.confmatchtype = 'f' THEN"                                    \
-	"   format('NOT (%s) AND (%s OR NOT EXISTS (SELECT FROM %s p"               \
-	"    WHERE %s))',"                                                          \
-	"    string_agg(format('x.%I IS NULL', fa.attname), ' AND '),"              \
-	"    string_agg(format('x.%I IS NULL', fa.attname), ' OR '),"               \
-	"    " REFERENCED ", string_agg(e.equal, ' AND '))"                         \
-	"  ELSE format('%s AND NOT EXISTS (SELECT FROM %s p WHERE %s)',"            \
-	"    string_agg(format('x.%I IS NOT NULL', fa.attname), ' AND '),"          \
-	"    " REFERENCED ", string_agg(e.equal, ' AND ')) END)"                    \
-	"  FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY"           \
-	"   AS k(f, p, op, n)"                                                      \
-	"  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid"             \
-	"   AND fa.attnum = k.f"                                                    \
-	"  JOIN pg_catalog.pg_attribute pa ON pa.attrelid = c.confrelid"            \
-	"   AND pa.attnum = k.p"                                                    \
-	"  JOIN pg_catalog.pg_operator o ON o.oid = k.op"                           \
-	"  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace" OPERAND_CAST(  \
-		"o.oprleft", "l")                                                       \
-		OPERAND_CAST("o.oprright",                                              \
-					 "r") " CROSS JOIN LATERAL (SELECT " KEY_IS_EQUAL           \
-						  ") AS e(equal)) END"
+	"  FROM ONLY %s x WHERE x.ctid >= $1 AND x.ctid < $2 AND %s LIMIT 1'," \
+	"  string_agg(format('x.%I', fa.attname), ', ' ORDER BY k.n)," \
+	"  c.conrelid::regclass," \
+	"  CASE WHEN c.confmatchtype = 'f' THEN" \
+	"   format('NOT (%s) AND (%s OR NOT EXISTS (SELECT FROM %s p" \
+	"    WHERE %s))'," \
+	"    string_agg(format('x.%I IS NULL', fa.attname), ' AND ')," \
+	"    string_agg(format('x.%I IS NULL', fa.attname), ' OR ')," \
+	"    " REFERENCED ", string_agg(e.equal, ' AND '))" \
+	"  ELSE format('%s AND NOT EXISTS (SELECT FROM %s p WHERE %s)'," \
+	"    string_agg(format('x.%I IS NOT NULL', fa.attname), ' AND ')," \
+	"    " REFERENCED ", string_agg(e.equal, ' AND ')) END)" \
+	"  FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY" \
+	"   AS k(f, p, op, n)" \
+	"  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid" \
+	"   AND fa.attnum = k.f" \
+	"  JOIN pg_catalog.pg_attribute pa ON pa.attrelid = c.confrelid" \
+	"   AND pa.attnum = k.p" \
+	"  JOIN pg_catalog.pg_operator o ON o.oid = k.op" \
+	"  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace" \
+	OPERAND_CAST("o.oprleft", "l") OPERAND_CAST("o.oprright", "r") \
+	" CROSS JOIN LATERAL (SELECT " KEY_IS_EQUAL ") AS e(equal)) END"
+
+/* clang-format on */
 
 /* The next constraint to check, or NULL. */
 static Owed *
