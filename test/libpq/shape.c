@@ -20,6 +20,8 @@
  * The minor releases of November 2026 keep a version number of each column in
  * attoptions; that there is one counts, which one does not.
  *
+ * The order of reloptions means nothing; an option that was set again is last.
+ *
  * Left out, since no ALTER TABLE can remove it: the dropped column that an
  * added one has become when the change was reverted.
  *
@@ -69,7 +71,8 @@ static const char *const shape_sql[] = {
 	" '{oid,relname,relnamespace,reltype,reloftype,relowner,relam,relfilenode,"
 	"reltablespace,relpages,reltuples,relallvisible,relallfrozen,"
 	"reltoastrelid,relhasindex,relhasrules,relhastriggers,relhassubclass,"
-	"relfrozenxid,relminmxid,relnatts,relpartbound}'::text[],"
+	"relfrozenxid,relminmxid,relnatts,relpartbound,reloptions}'::text[],"
+	" 'options', (SELECT array_agg(o ORDER BY o) FROM unnest(reloptions) o),"
 	" 'namespace', relnamespace::regnamespace,"
 	" 'bound', pg_get_expr(relpartbound, c.oid),"
 	" 'type', CASE reltype WHEN 0 THEN '-' ELSE reltype::regtype::text END,"
