@@ -10,6 +10,8 @@
  *	  indexes		CREATE INDEX statements of indexes that went with a column
  *	  foreign_keys	names that there were before; others are dropped
  *	  sequences		owned sequences and their types
+ *	  statistics	extended statistics and their targets, which a change of type
+ *					forgets
  *	  comments		of constraints and of indexes, by name
  *	  references	how to find old rows that violate a foreign key which comes
  *					back
@@ -480,6 +482,15 @@ refit_inverse_stmt(const RefitMigration *m)
 	"  s.value WHEN 'smallint' THEN 32767 WHEN 'integer'"            \
 	"  THEN 2147483647 ELSE 9223372036854775807 END"
 
+/* Commands that set the targets of statistics that were made again. */
+#define STATISTICS_TARGETS                                          \
+	"SELECT format('ALTER STATISTICS %s SET STATISTICS %s', s.key," \
+	" s.value) FROM jsonb_each_text($1::jsonb -> 'statistics') s"   \
+	" JOIN pg_catalog.pg_statistic_ext e ON s.key ="                \
+	"  format('%s.%I', e.stxnamespace::regnamespace, e.stxname)"    \
+	" WHERE e.stxrelid = $2 AND $2 <> 0"                            \
+	" AND coalesce(e.stxstattarget, -1) < 0"
+
 /* Commands that comment on constraints and indexes that were made again. */
 #define COMMENTS                                                    \
 	"SELECT format('COMMENT ON CONSTRAINT %I ON %s IS %L', c.key,"  \
@@ -513,6 +524,7 @@ refit_inverse_warm_up(const RefitMigration *nothing)
 	(void) elements(nothing->rewrite.inverse, "undrop");
 	(void) all_actions(nothing);
 	run_commands(nothing, NARROW_SEQUENCES);
+	run_commands(nothing, STATISTICS_TARGETS);
 	run_commands(nothing, COMMENTS);
 }
 
@@ -529,6 +541,7 @@ refit_inverse_run(const RefitMigration *m)
 								 actions, "pg_catalog, pg_temp");
 	create_indexes(m->rewrite.inverse, m->relid);
 	run_commands(m, NARROW_SEQUENCES);
+	run_commands(m, STATISTICS_TARGETS);
 	run_commands(m, COMMENTS);
 
 	/* short old rows are read through the table again */

@@ -183,6 +183,10 @@
 	"  JOIN pg_catalog.pg_sequence q ON q.seqrelid = d.objid" \
 	"  WHERE d.classid = 'pg_class'::regclass AND d.refobjid = $1" \
 	"  AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a')," \
+	" 'statistics', (SELECT coalesce(jsonb_object_agg(" \
+	"   format('%s.%I', stxnamespace::regnamespace, stxname)," \
+	"   stxstattarget), '{}') FROM pg_catalog.pg_statistic_ext" \
+	"  WHERE stxrelid = $1 AND stxstattarget >= 0)," \
 	" 'comments', jsonb_build_object('constraint'," \
 	"  (SELECT coalesce(jsonb_object_agg(conname, x), '{}')" \
 	"   FROM pg_catalog.pg_constraint k," \

@@ -21,20 +21,27 @@
 
 #include "workload.h"
 
+/* "item" and its partitions. */
+#define ITEM_TREE                                                             \
+	" WHERE c.relnamespace = 'zoo'::regnamespace AND c.relkind IN ('r', 'p')" \
+	" AND (c.relname = 'item' OR c.relispartition"                            \
+	"  AND starts_with(c.relname::text, 'item'))"
+
 /*
  * Objects by OID.  A line that begins with '~' may change: what a retyped
  * column is part of is made anew by the native ALTER TABLE, too.  One that
  * begins with '+' may be new.
  */
 static const char *const identity_sql =
-	"WITH changed AS (SELECT coalesce(array_agg(attnum), '{}') AS nums"
-	" FROM pg_attribute WHERE attrelid = 'zoo.item'::regclass"
-	" AND attname = ANY ('%s')) "
+	"WITH changed AS (SELECT c.oid AS rel, coalesce(array_agg(attnum)"
+	" FILTER (WHERE attname = ANY ('%s')), '{}') AS nums"
+	" FROM pg_class c JOIN pg_attribute ON attrelid = c.oid" ITEM_TREE
+	" GROUP BY c.oid) "
 	"SELECT coalesce(string_agg(line, E'\\n' ORDER BY line), '') FROM ("
 	"SELECT concat_ws(' ', 'table', relname, c.oid, 'owner', relowner, 'acl',"
 	" relacl, 'comment', obj_description(c.oid, 'pg_class'), 'type', reltype,"
 	" reloftype) AS line FROM pg_class c"
-	" WHERE relnamespace = 'zoo'::regnamespace AND relkind = 'r' "
+	" WHERE relnamespace = 'zoo'::regnamespace AND relkind IN ('r', 'p') "
 	"UNION ALL "
 	"SELECT concat_ws(' ', '+sequence', relname, c.oid, 'owner', relowner,"
 	" 'acl', relacl) FROM pg_class c"
@@ -54,8 +61,9 @@ static const char *const identity_sql =
 	" FROM pg_class c"
 	" WHERE relnamespace = 'zoo'::regnamespace AND relkind = 'v' "
 	"UNION ALL "
-	"SELECT concat_ws(' ', 'trigger', tgname, t.oid) FROM pg_trigger t"
-	" WHERE tgrelid = 'zoo.item'::regclass AND NOT tgisinternal "
+	"SELECT concat_ws(' ', 'trigger', tgname, rel::regclass, t.oid)"
+	" FROM pg_trigger t JOIN changed ON tgrelid = rel"
+	" WHERE NOT tgisinternal "
 	"UNION ALL "
 	"SELECT concat_ws(' ', 'policy', polname, oid) FROM pg_policy"
 	" WHERE polrelid = 'zoo.item'::regclass "
@@ -64,20 +72,21 @@ static const char *const identity_sql =
 	" FROM pg_publication_rel WHERE prrelid = 'zoo.item'::regclass "
 	"UNION ALL "
 	"SELECT concat_ws(' ', CASE WHEN stxkeys::int2[] && nums THEN '~' ELSE ''"
-	" END || 'statistics', stxname, oid) FROM pg_statistic_ext, changed"
-	" WHERE stxrelid = 'zoo.item'::regclass "
+	" END || 'statistics', stxname, oid)"
+	" FROM pg_statistic_ext JOIN changed ON stxrelid = rel "
 	"UNION ALL "
-	"SELECT concat_ws(' ', CASE WHEN 'zoo.item'::regclass = conrelid AND"
-	" conkey && nums OR 'zoo.item'::regclass = confrelid AND confkey && nums"
+	"SELECT concat_ws(' ', CASE WHEN conkey && f.nums OR confkey && t.nums"
 	" THEN '~' ELSE '+' END || 'constraint', conname, contype,"
-	" conrelid::regclass, oid) FROM pg_constraint, changed"
+	" conrelid::regclass, oid) FROM pg_constraint"
+	" LEFT JOIN changed f ON conrelid = f.rel"
+	" LEFT JOIN changed t ON confrelid = t.rel"
 	" WHERE connamespace = 'zoo'::regnamespace AND contype <> 't'"
 	" AND conrelid <> 'zoo.model'::regclass "
 	"UNION ALL "
 	"SELECT concat_ws(' ', CASE WHEN indkey::int2[] && nums OR nums <> '{}'"
 	" AND (indexprs IS NOT NULL OR indpred IS NOT NULL) THEN '~' ELSE '+' END"
-	" || 'index', indexrelid::regclass, indexrelid) FROM pg_index, changed"
-	" WHERE indrelid = 'zoo.item'::regclass"
+	" || 'index', indexrelid::regclass, indexrelid)"
+	" FROM pg_index JOIN changed ON indrelid = rel"
 	") lines";
 
 /* Says what does not hold; always false. */
@@ -175,23 +184,35 @@ alter_model(const Load *load, PGconn *conn)
 		exec_or_die(conn, "ALTER SEQUENCE zoo.model_id_seq AS bigint");
 }
 
-/* "item" must look like "model", which the native means have changed. */
+/* "item", or a partition of it, must look like that of "model". */
 static bool
-check_shape(const Load *load, PGconn *conn, bool is_changed)
+check_same_shape(PGconn *conn, const char *partition)
 {
-	char *item;
-	char *model;
+	char *item = shape_of(conn, "item", partition);
+	char *model = shape_of(conn, "model", partition);
 	bool is_good;
 
-	if (is_changed)
-		alter_model(load, conn);
-	item = shape_of(conn, "item");
-	model = shape_of(conn, "model");
 	is_good =
 		check_lines(item, model, "native ALTER TABLE does not give", "", false);
 	is_good &= check_lines(model, item, "native ALTER TABLE gives", "", false);
 	free(item);
 	free(model);
+	return is_good;
+}
+
+/* "item" must look like "model", which the native means have changed. */
+static bool
+check_shape(const Load *load, PGconn *conn, bool is_changed)
+{
+	static const char *const partitions[] = {"_some", "_some0", "_some1",
+											 "_other", "_rest"};
+	bool is_good;
+
+	if (is_changed)
+		alter_model(load, conn);
+	is_good = check_same_shape(conn, "");
+	for (int i = 0; load->opt.kind->is_partitioned && i < 5; i++)
+		is_good &= check_same_shape(conn, partitions[i]);
 	return is_good;
 }
 
@@ -332,6 +353,11 @@ check_horizons(PGconn *conn)
 		" FROM pg_database WHERE datname = current_database())))");
 }
 
+/* The child, and what of "item" has storage. */
+#define ITEM_HEAPS                                                 \
+	" WHERE c.oid IN (SELECT 'zoo.item_child'::regclass UNION ALL" \
+	" SELECT c.oid FROM pg_class c" ITEM_TREE " AND c.relkind = 'r')"
+
 /* What amcheck and pg_visibility say, where they can be had. */
 static bool
 check_storage(PGconn *conn)
@@ -346,14 +372,16 @@ check_storage(PGconn *conn)
 		fprintf(stderr, "note: amcheck or pg_visibility cannot be had\n");
 		return true;
 	}
-	is_good &= check_none(conn, "verify_heapam",
-						  "SELECT v.* FROM (VALUES ('zoo.item'::regclass),"
-						  " ('zoo.item_child')) t(name),"
-						  " verify_heapam(name, check_toast => true) v");
+	is_good &=
+		check_none(conn, "verify_heapam",
+				   "SELECT c.relname, v.* FROM pg_class c,"
+				   " verify_heapam(c.oid, check_toast => true) v" ITEM_HEAPS);
 	is_good &= check_none(conn, "pg_check_frozen",
-						  "SELECT * FROM pg_check_frozen('zoo.item')");
+						  "SELECT c.relname, v.* FROM pg_class c,"
+						  " pg_check_frozen(c.oid) v" ITEM_HEAPS);
 	is_good &= check_none(conn, "pg_check_visible",
-						  "SELECT * FROM pg_check_visible('zoo.item')");
+						  "SELECT c.relname, v.* FROM pg_class c,"
+						  " pg_check_visible(c.oid) v" ITEM_HEAPS);
 	/* fails with an error when an index is damaged or lacks an entry */
 	exec_or_die(conn,
 				"SELECT bt_index_parent_check(indexrelid, true, true)"

@@ -12,7 +12,11 @@
  *		retry		it is given up and started again
  *		throttle	it is slowed down for some seconds
  *		kill		its worker is terminated, three times
+ *		revert		it has a revert window, and is reverted in it; the table
+ *					must be what it was, with the rows of now
+ *		finish		it has a revert window, which is ended
  *
+ * A kind that cannot be reverted must be refused a window; it then goes without.
  * The moments are random, by the seed.  Whatever is refused because the
  * migration is over already is no failure: then it must be completed.
  *
@@ -31,14 +35,17 @@ typedef struct Drive
 	PGconn *conn;
 	Outcome *out;
 	Rng rng;
-	double until; /* the clock at which the migration has taken too long */
+	double until;	 /* the clock at which the migration has taken too long */
+	bool has_window; /* submitted with a revert window */
+	bool is_reverting;
 } Drive;
 
 typedef struct Mode
 {
 	const char *name;
 	void (*meddle)(Drive *d);
-	bool is_manual; /* submitted with cutover => 'manual' */
+	bool is_manual;	   /* submitted with cutover => 'manual' */
+	bool wants_window; /* submitted with revertible => '1 hour' */
 	bool may_cancel;
 } Mode;
 
@@ -248,6 +255,41 @@ kill_worker(Drive *d)
 			 d->out->id);
 }
 
+/* Waits for the revert window and lets the load go on in it. */
+static bool
+live_in_window(Drive *d)
+{
+	double until;
+
+	if (!d->has_window || !await_state(d, "revertible"))
+		return false;
+	until = clock_ms() + 2000;
+	while (clock_ms() < until)
+		pause_ms(10);
+	return let_run(d, 3000);
+}
+
+/* Asks for the old definition until nothing bars the way. */
+static void
+go_back(Drive *d)
+{
+	if (!live_in_window(d))
+		return;
+	while (!d->is_reverting && is_under_way(d))
+	{
+		d->is_reverting = call(d, "SELECT refit.revert(%ld)", d->out->id);
+		pause_ms(100);
+	}
+}
+
+/* Keeps the new definition. */
+static void
+stay(Drive *d)
+{
+	if (live_in_window(d))
+		call(d, "SELECT refit.finish(%ld)", d->out->id);
+}
+
 static const Mode modes[] = {
 	{.name = "plain", .meddle = leave_alone},
 	{.name = "manual", .meddle = cut_over, .is_manual = true},
@@ -259,6 +301,8 @@ static const Mode modes[] = {
 	{.name = "retry", .meddle = give_up_and_retry},
 	{.name = "throttle", .meddle = slow_down},
 	{.name = "kill", .meddle = kill_worker},
+	{.name = "revert", .meddle = go_back, .wants_window = true},
+	{.name = "finish", .meddle = stay, .wants_window = true},
 };
 
 #define MODE_COUNT ((int) (sizeof(modes) / sizeof(modes[0])))
@@ -292,9 +336,9 @@ drive_mode_names(void)
 	return names.data;
 }
 
-/* Appends the call that submits the migration. */
+/* Appends the call that submits the migration, with more arguments or none. */
 static void
-add_submission(StrBuf *sql, const Load *load)
+add_submission(StrBuf *sql, const Load *load, const char *more)
 {
 	const char *order_by = load->opt.kind->order_by;
 
@@ -307,8 +351,40 @@ add_submission(StrBuf *sql, const Load *load)
 	}
 	sb_add(sql, "SELECT refit.alter_table('zoo.item', $$");
 	zoo_expand(sql, load->actions, "item");
-	sb_add(sql, "$$, cutover => '%s')",
-		   find_mode(load->opt.mode)->is_manual ? "manual" : "auto");
+	sb_add(sql, "$$, cutover => '%s'%s)",
+		   find_mode(load->opt.mode)->is_manual ? "manual" : "auto", more);
+}
+
+/* Submits the migration, with a revert window where the mode wants one. */
+static void
+submit(Drive *d)
+{
+	const Kind *kind = d->load->opt.kind;
+	StrBuf sql = {0};
+	PGresult *res;
+	const char *state;
+
+	if (kind->actions && find_mode(d->load->opt.mode)->wants_window)
+	{
+		add_submission(&sql, d->load, ", revertible => '1 hour'");
+		res = PQexec(d->conn, sql.data);
+		state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+		d->has_window = state == NULL;
+		if (d->has_window)
+			d->out->id = atol(PQgetvalue(res, 0, 0));
+		if (d->has_window != zoo_kind_reverts(kind) ||
+			(state && strcmp(state, "0A000") != 0))
+			die("a revert window was %s: %s", state ? "refused" : "granted",
+				PQerrorMessage(d->conn));
+		PQclear(res);
+	}
+	if (!d->has_window)
+	{
+		sb_reset(&sql);
+		add_submission(&sql, d->load, "");
+		d->out->id = number_or_die(d->conn, sql.data);
+	}
+	sb_free(&sql);
 }
 
 /* Migrates by other means than ours. */
@@ -343,14 +419,39 @@ migrate_otherwise(Drive *d)
 static void
 migrate(Drive *d)
 {
-	StrBuf sql = {0};
-
-	add_submission(&sql, d->load);
-	d->out->id = number_or_die(d->conn, sql.data);
+	submit(d);
 	find_mode(d->load->opt.mode)->meddle(d);
 	while (is_under_way(d))
 		pause_ms(50);
-	sb_free(&sql);
+}
+
+/* True when the migration has ended as the mode wants it. */
+static bool
+is_wanted_end(const Drive *d)
+{
+	const char *state = d->out->state;
+
+	if (d->is_reverting)
+		return strcmp(state, "reverted") == 0;
+	return strcmp(state, "completed") == 0 ||
+		   (find_mode(d->load->opt.mode)->may_cancel &&
+			strcmp(state, "cancelled") == 0);
+}
+
+/* What a rewrite has put in place must have been compared, and found equal. */
+static bool
+is_verified(const Drive *d)
+{
+	char sql[300];
+
+	if (strcmp(d->out->state, "cancelled") == 0)
+		return true;
+	snprintf(sql, sizeof(sql),
+			 "SELECT count(*) FROM refit.migrations WHERE id = %ld"
+			 " AND (strategy <> 'rewrite' OR discrepancies = 0"
+			 " AND verified_rows %s 0)",
+			 d->out->id, d->load->opt.truncate ? ">=" : ">");
+	return number_or_die(d->conn, sql) == 1;
 }
 
 /* Runs the migration from its submission to its end. */
@@ -367,8 +468,8 @@ drive_migration(Load *load, PGconn *conn, Outcome *out)
 	else
 		migrate_otherwise(&d);
 	out->is_changed = strcmp(out->state, "completed") == 0;
-	out->is_good = out->is_changed || (find_mode(load->opt.mode)->may_cancel &&
-									   strcmp(out->state, "cancelled") == 0);
+	out->is_good =
+		is_wanted_end(&d) && (!drive_is_ours(&load->opt) || is_verified(&d));
 	if (!out->is_good)
 	{
 		fprintf(stderr, "the migration is %s:\n", out->state);

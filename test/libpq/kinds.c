@@ -53,11 +53,13 @@ static const Kind kinds[] = {
 	{.name = "set_unlogged",
 	 .key = KEY_INT,
 	 .actions = "SET UNLOGGED",
-	 .persistence = "UNLOGGED CHILD"},
+	 .persistence = "UNLOGGED CHILD",
+	 .is_one_way = true},
 	{.name = "set_logged",
 	 .key = KEY_UUID,
 	 .actions = "SET LOGGED",
-	 .persistence = "UNLOGGED"},
+	 .persistence = "UNLOGGED",
+	 .is_one_way = true},
 	{.name = "collation",
 	 .key = KEY_INT,
 	 .actions = "ALTER COLUMN label TYPE varchar(80) COLLATE \"C\"",
@@ -78,7 +80,8 @@ static const Kind kinds[] = {
 	 .key = KEY_TEXT,
 	 .actions = "ALTER COLUMN id TYPE uuid USING id::uuid,"
 				" ALTER COLUMN buddy TYPE uuid USING buddy::uuid",
-	 .retyped = "{id,buddy}"},
+	 .retyped = "{id,buddy}",
+	 .is_one_way = true},
 	{.name = "check_retype",
 	 .key = KEY_UUID,
 	 .actions = "ALTER COLUMN amount TYPE bigint",
@@ -106,6 +109,19 @@ static const Kind kinds[] = {
 				" ALTER COLUMN label SET NOT NULL,"
 				" ADD CONSTRAINT #_again_fkey FOREIGN KEY (grp)"
 				" REFERENCES zoo.parent ON DELETE RESTRICT"},
+	{.name = "partitions",
+	 .key = KEY_COMPOSITE,
+	 .actions = "ALTER COLUMN doc TYPE jsonb USING doc::jsonb,"
+				" ADD COLUMN u uuid DEFAULT gen_random_uuid()",
+	 .retyped = "{doc}",
+	 .lacks_code_key = true,
+	 .adds_uuid = true,
+	 .is_partitioned = true,
+	 .is_one_way = true},
+	{.name = "partitions_repack",
+	 .key = KEY_COMPOSITE,
+	 .lacks_code_key = true,
+	 .is_partitioned = true},
 };
 
 #define KIND_COUNT ((int) (sizeof(kinds) / sizeof(kinds[0])))
@@ -120,14 +136,22 @@ zoo_kind(const char *name)
 	return NULL;
 }
 
-/* The names of all kinds, for the usage message. */
+/* True for a kind whose migration can have a revert window. */
+bool
+zoo_kind_reverts(const Kind *kind)
+{
+	return kind->actions != NULL && !kind->is_one_way;
+}
+
+/* The names of all kinds, or of those that can be reverted. */
 const char *
-zoo_kind_names(void)
+zoo_kind_names(bool reverting)
 {
 	static StrBuf names;
 
 	sb_reset(&names);
 	for (int i = 0; i < KIND_COUNT; i++)
-		sb_add(&names, "%s%s", i > 0 ? " " : "", kinds[i].name);
+		if (!reverting || zoo_kind_reverts(&kinds[i]))
+			sb_add(&names, "%s%s", names.len > 0 ? " " : "", kinds[i].name);
 	return names.data;
 }

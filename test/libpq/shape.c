@@ -20,6 +20,11 @@
  * The minor releases of November 2026 keep a version number of each column in
  * attoptions; that there is one counts, which one does not.
  *
+ * The order of reloptions means nothing; an option that was set again is last.
+ *
+ * Left out, since no ALTER TABLE can remove it: the dropped column that an
+ * added one has become when the change was reverted.
+ *
  * Security labels are compared where a provider has set any; the servers of
  * the tests have none.
  *
@@ -66,7 +71,10 @@ static const char *const shape_sql[] = {
 	" '{oid,relname,relnamespace,reltype,reloftype,relowner,relam,relfilenode,"
 	"reltablespace,relpages,reltuples,relallvisible,relallfrozen,"
 	"reltoastrelid,relhasindex,relhasrules,relhastriggers,relhassubclass,"
-	"relfrozenxid,relminmxid}'::text[], 'namespace', relnamespace::regnamespace,"
+	"relfrozenxid,relminmxid,relnatts,relpartbound,reloptions}'::text[],"
+	" 'options', (SELECT array_agg(o ORDER BY o) FROM unnest(reloptions) o),"
+	" 'namespace', relnamespace::regnamespace,"
+	" 'bound', pg_get_expr(relpartbound, c.oid),"
 	" 'type', CASE reltype WHEN 0 THEN '-' ELSE reltype::regtype::text END,"
 	" 'owner', relowner::regrole, 'am', amname, 'space', spcname,"
 	" 'has toast', reltoastrelid <> 0, 'comment',"
@@ -83,7 +91,10 @@ static const char *const shape_sql[] = {
 	" col_description(attrelid, attnum))"
 	" FROM rels JOIN pg_class c USING (oid) JOIN pg_attribute a"
 	" ON attrelid = c.oid AND attnum > 0 LEFT JOIN pg_attrdef"
-	" ON adrelid = attrelid AND adnum = attnum",
+	" ON adrelid = attrelid AND adnum = attnum"
+	" WHERE NOT attisdropped OR attnum <= (SELECT m.relnatts FROM pg_class m"
+	"  WHERE m.relnamespace = c.relnamespace"
+	"  AND m.relname = regexp_replace(c.relname, '^item', 'model'))",
 
 	"SELECT concat_ws(' ', 'index', pg_get_indexdef(indexrelid), to_jsonb(x) -"
 	" '{indexrelid,indrelid,indexprs,indpred,indcheckxmin}'::text[])"
@@ -93,7 +104,8 @@ static const char *const shape_sql[] = {
 	" '{oid,connamespace,conrelid,contypid,conindid,conparentid,confrelid,"
 	"conbin}'::text[], pg_get_constraintdef(k.oid), 'on', conrelid::regclass,"
 	" 'refers to', confrelid::regclass, 'index', conindid::regclass, 'parent',"
-	" conparentid, 'comment', obj_description(k.oid, 'pg_constraint'))"
+	" (SELECT p.conname FROM pg_constraint p WHERE p.oid = k.conparentid),"
+	" 'comment', obj_description(k.oid, 'pg_constraint'))"
 	" FROM rel JOIN pg_constraint k ON rel.oid IN (conrelid, confrelid)",
 
 	/* those of foreign keys are named by their OID */
@@ -102,7 +114,8 @@ static const char *const shape_sql[] = {
 	" '{oid,tgrelid,tgparentid,tgname,tgfoid,tgconstrrelid,tgconstrindid,"
 	"tgconstraint,tgqual,tgargs}'::text[], tgfoid::regproc, 'from',"
 	" tgconstrrelid::regclass, 'index', tgconstrindid::regclass,"
-	" CASE WHEN NOT tgisinternal THEN pg_get_triggerdef(t.oid) END, 'comment',"
+	" CASE WHEN NOT tgisinternal THEN pg_get_triggerdef(t.oid) END,"
+	" 'has parent', tgparentid <> 0, 'comment',"
 	" obj_description(t.oid, 'pg_trigger'))"
 	" FROM rel JOIN pg_trigger t ON tgrelid = rel.oid"
 	" LEFT JOIN pg_constraint k ON k.oid = tgconstraint",
@@ -134,6 +147,14 @@ static const char *const shape_sql[] = {
 	" typarray::regtype) FROM things JOIN pg_type t USING (oid)"
 	" WHERE class = 'pg_type'::regclass",
 
+	"SELECT concat_ws(' ', 'inherits', inhrelid::regclass, inhparent::regclass,"
+	" inhseqno, inhdetachpending) FROM rels JOIN pg_inherits ON inhrelid = oid",
+
+	"SELECT concat_ws(' ', 'partitioned', pg_get_partkeydef(partrelid),"
+	" to_jsonb(p) - '{partrelid,partdefid,partexprs}'::text[],"
+	" 'default', partdefid::regclass)"
+	" FROM rel JOIN pg_partitioned_table p ON partrelid = rel.oid",
+
 	/* dependencies; only the migrated table has views and publications */
 	"SELECT concat_ws(' ', 'dependency', pg_describe_object(classid, objid,"
 	" objsubid), 'on', pg_describe_object(refclassid, refobjid, refobjsubid),"
@@ -164,18 +185,24 @@ static const char *const shape_sql[] = {
 
 #define SHAPE_COUNT ((int) (sizeof(shape_sql) / sizeof(shape_sql[0])))
 
-/* What a table looks like, one object per line, as a string to be freed. */
+/*
+ * What a table looks like, one object per line, as a string to be freed.
+ *
+ * The partition is the rest of its name, or empty for the table itself.
+ */
 char *
-shape_of(PGconn *conn, const char *table)
+shape_of(PGconn *conn, const char *table, const char *partition)
 {
+	StrBuf name = {0};
 	StrBuf sql = {0};
 	StrBuf lines = {0};
 	PGresult *res;
 
+	sb_add(&name, "%s%s", table, partition);
 	for (int i = 0; i < SHAPE_COUNT; i++)
 	{
 		sb_reset(&sql);
-		zoo_expand(&sql, OBJECTS, table);
+		zoo_expand(&sql, OBJECTS, name.data);
 		sb_add(&sql,
 			   "SELECT regexp_replace(replace(line, '%s', 'TABLE'),"
 			   " '_[0-9]{4,}', '_OID', 'g') FROM (%s) x(line)"
@@ -187,6 +214,7 @@ shape_of(PGconn *conn, const char *table)
 				   PQgetvalue(res, row, 0));
 		PQclear(res);
 	}
+	sb_free(&name);
 	sb_free(&sql);
 	return lines.data;
 }

@@ -116,9 +116,10 @@ usage(void)
 		"  --mode MODE           what is done to the migration (plain)\n"
 		"  --chores              checkpoints and vacuums all the time\n"
 		"  --list-kinds, --list-modes  print their names\n"
+		"  --list-reverting      print the names of kinds that can be reverted\n"
 		"  --verbose             say where the time went\n"
 		"kinds: %s\nmodes: %s",
-		zoo_kind_names(), drive_mode_names());
+		zoo_kind_names(false), drive_mode_names());
 }
 
 /* Stores one option of the command line. */
@@ -179,7 +180,10 @@ take_option(Options *opt, int letter)
 			opt->chores = true;
 			break;
 		case 'K':
-			puts(zoo_kind_names());
+			puts(zoo_kind_names(false));
+			exit(0);
+		case 'V':
+			puts(zoo_kind_names(true));
 			exit(0);
 		case 'O':
 			puts(drive_mode_names());
@@ -216,6 +220,7 @@ read_options(int argc, char **argv, Options *opt)
 		{"chores", no_argument, NULL, 'H'},
 		{"list-kinds", no_argument, NULL, 'K'},
 		{"list-modes", no_argument, NULL, 'O'},
+		{"list-reverting", no_argument, NULL, 'V'},
 		{"verbose", no_argument, NULL, 'v'},
 		{NULL, 0, NULL, 0}};
 	int letter;
@@ -303,8 +308,7 @@ await_capture(Load *load)
 	while (clock_ms() < until && !atomic_load(&load->stop) &&
 		   number_or_die(conn, "SELECT count(*) FROM pg_trigger t"
 							   " JOIN pg_proc p ON p.oid = tgfoid"
-							   " WHERE tgrelid = 'zoo.item'::regclass"
-							   " AND pronamespace::regnamespace::text"
+							   " WHERE pronamespace::regnamespace::text"
 							   " = 'refit'") == 0)
 		pause_ms(10);
 	PQfinish(conn);

@@ -61,6 +61,8 @@ typedef struct Kind
 	bool force_rls;			 /* FORCE ROW LEVEL SECURITY with a policy */
 	bool adds_uuid;			 /* column u comes with the migration */
 	bool needs_space;		 /* the actions name a tablespace */
+	bool is_partitioned;	 /* a tree of partitions; see zoo.c */
+	bool is_one_way;		 /* the actions cannot be reverted */
 } Kind;
 
 typedef struct Options
@@ -164,7 +166,8 @@ typedef struct Client
 
 /* kinds.c: the kinds of migration */
 extern const Kind *zoo_kind(const char *name);
-extern const char *zoo_kind_names(void);
+extern bool zoo_kind_reverts(const Kind *kind);
+extern const char *zoo_kind_names(bool reverting);
 
 /* zoo.c: the tables */
 extern void zoo_expand(StrBuf *out, const char *text, const char *table);
@@ -229,6 +232,6 @@ extern bool check_all(Load *load, PGconn *conn, const char *identity,
 					  bool is_changed, long *rows);
 
 /* shape.c: what the catalogs say of a table */
-extern char *shape_of(PGconn *conn, const char *table);
+extern char *shape_of(PGconn *conn, const char *table, const char *partition);
 
 #endif

@@ -56,7 +56,8 @@ static const char *const common_sql =
 	" END IF; RETURN NULL; END $$;";
 
 /* One table; %s in order: persistence, key columns, type of buddy, collation,
- * key, persistence of the child, its key columns. */
+ * key, what a partitioned table cannot have or needs, persistence of the child,
+ * its key columns. */
 static const char *const table_sql =
 	"CREATE %s TABLE @ ("
 	" junk1 int, %s, owner int NOT NULL, born bigint NOT NULL,"
@@ -72,12 +73,7 @@ static const char *const table_sql =
 	" CONSTRAINT #_pkey PRIMARY KEY (%s),"
 	" CONSTRAINT #_hits_check CHECK (hits >= 0),"
 	" CONSTRAINT #_amount_check CHECK (amount >= 0 AND amount < 1000000),"
-	" CONSTRAINT #_label_check CHECK (label <> ''),"
-	" CONSTRAINT #_born_excl EXCLUDE USING btree (born WITH =),"
-	" CONSTRAINT #_span_excl EXCLUDE USING gist (span WITH &&),"
-	" CONSTRAINT #_rank_key UNIQUE (rank) DEFERRABLE INITIALLY DEFERRED"
-	") WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.3,"
-	" toast.autovacuum_vacuum_scale_factor = 0.4);"
+	" CONSTRAINT #_label_check CHECK (label <> ''), %s;"
 	"ALTER TABLE @ DROP COLUMN junk1, DROP COLUMN junk2;"
 	"CREATE TABLE #_audit (op text, born bigint, hits int, name text);"
 	"CREATE %s TABLE #_child (cid bigint PRIMARY KEY, %s, val text);"
@@ -85,6 +81,37 @@ static const char *const table_sql =
 	" ALTER COLUMN doc SET STORAGE EXTERNAL,"
 	" ALTER COLUMN extra SET COMPRESSION pglz,"
 	" ALTER COLUMN grp SET (n_distinct = 50);";
+
+static const char *const plain_sql =
+	"CONSTRAINT #_born_excl EXCLUDE USING btree (born WITH =),"
+	" CONSTRAINT #_span_excl EXCLUDE USING gist (span WITH &&),"
+	" CONSTRAINT #_rank_key UNIQUE (rank) DEFERRABLE INITIALLY DEFERRED"
+	") WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.3,"
+	" toast.autovacuum_vacuum_scale_factor = 0.4)";
+
+/* A unique constraint must contain the partition keys of all levels. */
+static const char *const partitioned_sql =
+	"CONSTRAINT #_rank_key UNIQUE (rank, region, num) DEFERRABLE"
+	" INITIALLY DEFERRED) PARTITION BY LIST (region)";
+
+/*
+ * Three lists of regions: one with hashes below it, one that does not have the
+ * dropped columns of the table, and the rest.  A new key is often another
+ * partition's.
+ */
+static const char *const partitions_sql =
+	"CREATE TABLE @_some PARTITION OF @ FOR VALUES IN ('Arger', 'a-b', 'zoo')"
+	" PARTITION BY HASH (num);"
+	"CREATE TABLE @_some0 PARTITION OF @_some"
+	" FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+	"CREATE TABLE @_some1 PARTITION OF @_some"
+	" FOR VALUES WITH (MODULUS 2, REMAINDER 1) WITH (fillfactor = 90);"
+	"CREATE TABLE @_other (LIKE @ INCLUDING DEFAULTS INCLUDING GENERATED"
+	" INCLUDING CONSTRAINTS);"
+	"CREATE INDEX ON @_other (at DESC, hits);"
+	"ALTER TABLE @ ATTACH PARTITION @_other"
+	" FOR VALUES IN ('arger', 'ab', 'Zoo');"
+	"CREATE TABLE @_rest PARTITION OF @ DEFAULT;";
 
 /* Indexes and what hangs on the table; made when the rows are in. */
 static const char *const after_load_sql =
@@ -98,14 +125,12 @@ static const char *const after_load_sql =
 	"CREATE INDEX #_label_pattern ON @ (label varchar_pattern_ops)"
 	" WHERE amount > 500;"
 	"CREATE INDEX #_amount_idx ON @ (amount) INCLUDE (ticket);"
-	"CREATE UNIQUE INDEX #_born_uidx ON @ (born);"
 	"ALTER INDEX #_note_expr ALTER COLUMN 1 SET STATISTICS 123;"
 	"CREATE STATISTICS #_stat ON owner, grp FROM @;"
 	"CREATE STATISTICS #_stat_more (mcv, dependencies) ON grp, amount,"
 	" (hits + 1) FROM @;"
 	"ALTER STATISTICS #_stat_more SET STATISTICS 50;"
 	"COMMENT ON STATISTICS #_stat_more IS 'some statistics';"
-	"ALTER TABLE @ CLUSTER ON #_owner_idx;"
 	"ALTER TABLE @ ADD COLUMN fast int NOT NULL DEFAULT 7;"
 	"ALTER TABLE @ ADD CONSTRAINT #_grp_fkey FOREIGN KEY (grp)"
 	" REFERENCES zoo.parent (id);"
@@ -137,11 +162,18 @@ static const char *const after_load_sql =
 	"COMMENT ON INDEX #_note_expr IS 'an index';"
 	"COMMENT ON INDEX #_label_idx IS 'an index of a label';"
 	"COMMENT ON CONSTRAINT #_amount_check ON @ IS 'a check of an amount';"
-	"COMMENT ON CONSTRAINT #_span_excl ON @ IS 'an exclusion';"
 	"COMMENT ON CONSTRAINT #_grp_fkey ON @ IS 'a foreign key';"
 	"COMMENT ON COLUMN @.amount IS 'an amount';"
 	"COMMENT ON COLUMN @.label IS 'a label';"
 	"COMMENT ON TRIGGER b_after ON @ IS 'a trigger';";
+
+static const char *const plain_after_load_sql =
+	"CREATE UNIQUE INDEX #_born_uidx ON @ (born);"
+	"ALTER TABLE @ CLUSTER ON #_owner_idx;"
+	"COMMENT ON CONSTRAINT #_span_excl ON @ IS 'an exclusion';";
+
+static const char *const partitioned_after_load_sql =
+	"CREATE UNIQUE INDEX #_born_uidx ON @ (born, region, num);";
 
 /* Appends the text with '@' and '#' replaced by the table's names. */
 void
@@ -558,7 +590,10 @@ create_table(const Load *load, PGconn *conn, const char *table)
 	sb_add(&text, table_sql, kind->persistence && !is_child ? "UNLOGGED" : "",
 		   key.data, type, load->key_collation,
 		   kind->key == KEY_COMPOSITE ? "region, num" : "id",
+		   kind->is_partitioned ? partitioned_sql : plain_sql,
 		   kind->persistence ? "UNLOGGED" : "", child.data);
+	if (kind->is_partitioned)
+		sb_add(&text, "%s", partitions_sql);
 	if (is_serial)
 		sb_add(&text, "ALTER SEQUENCE #_id_seq OWNED BY @.id;");
 	run_for(conn, table, text.data);
@@ -577,7 +612,9 @@ finish_table(const Load *load, PGconn *conn, const char *table)
 	const Kind *kind = load->opt.kind;
 	StrBuf text = {0};
 
-	sb_add(&text, "%s", after_load_sql);
+	sb_add(&text, "%s%s", after_load_sql,
+		   kind->is_partitioned ? partitioned_after_load_sql
+								: plain_after_load_sql);
 	if (!kind->lacks_code_key)
 		sb_add(&text, "ALTER TABLE @ ADD CONSTRAINT #_code_key"
 					  " UNIQUE (code);");
@@ -652,7 +689,8 @@ create_views(Load *load, PGconn *conn)
 }
 
 /* Publishes the table, some of it, and all tables; an unlogged one cannot be
- * published, and one that is cannot become unlogged. */
+ * published, and one that is cannot become unlogged.  Some of a partitioned
+ * table can be published only as a whole. */
 static void
 create_publications(const Load *load, PGconn *conn)
 {
@@ -660,7 +698,8 @@ create_publications(const Load *load, PGconn *conn)
 		exec_or_die(conn, "CREATE PUBLICATION zoo_pub FOR TABLE zoo.item;"
 						  "CREATE PUBLICATION zoo_some FOR TABLE zoo.item"
 						  " (born, note) WHERE (owner < 500)"
-						  " WITH (publish = 'insert')");
+						  " WITH (publish = 'insert',"
+						  " publish_via_partition_root = true)");
 	exec_or_die(conn, "CREATE PUBLICATION zoo_all FOR ALL TABLES"
 					  " WITH (publish = 'insert, truncate')");
 }

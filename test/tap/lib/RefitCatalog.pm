@@ -67,7 +67,8 @@ SELECT concat_ws(' ', 'policy', polname, polcmd, polroles,
 	pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
 FROM pg_policy WHERE polrelid = t
 UNION ALL
-SELECT concat_ws(' ', 'statistics', pg_get_statisticsobjdef(oid))
+SELECT concat_ws(' ', 'statistics', pg_get_statisticsobjdef(oid),
+	coalesce(stxstattarget, -1))
 FROM pg_statistic_ext WHERE stxrelid = t
 UNION ALL
 SELECT concat_ws(' ', 'publication', prpubid, prattrs, prqual)

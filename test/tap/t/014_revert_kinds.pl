@@ -26,6 +26,8 @@ my @kinds = (
 		more => [
 			"SELECT setval('widened_id_seq', 200)",
 			"CREATE INDEX widened_n ON %s (n) WHERE n > 5",
+			"CREATE STATISTICS widened_stat ON id, n FROM %s",
+			"ALTER STATISTICS widened_stat SET STATISTICS 33",
 			"COMMENT ON COLUMN %s.id IS 'the key'",
 			"GRANT SELECT (id, s), UPDATE (s) ON %s TO reader",
 			"CREATE VIEW widened_view AS SELECT id, s FROM %s WHERE id > 3",
