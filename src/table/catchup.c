@@ -294,6 +294,9 @@ insert_row(CatchUp *c, TupleTableSlot *row)
 /*
  * Inserts the rows that the table has for the dirty keys, until time is up.
  * Returns the number of entries that are done with.
+ *
+ * Old rows of a revert window have values that nothing else has.  What was
+ * deleted of them goes back in the same batch, however late it is.
  */
 static int64
 insert_rows(CatchUp *c)
@@ -315,7 +318,8 @@ insert_rows(CatchUp *c)
 			insert_row(c, c->row);
 		worked = i + 1;
 		c->batch->keys++;
-		if (worked < c->nworkable && is_time_up(c, c->batch->keys, false))
+		if (worked < c->nworkable && c->transform->kept == NULL &&
+			is_time_up(c, c->batch->keys, false))
 		{
 			c->batch->complete = false;
 			break;

@@ -12,7 +12,7 @@ use Server;
 use Time::HiRes qw(sleep time);
 
 # A migration that takes longer than this does not end.
-use constant MIGRATION_LIMIT => 30;
+use constant MIGRATION_LIMIT => 120;
 
 # How long a statement may take before it counts as waiting for the worker.
 use constant RACE_SECONDS => 0.4;
@@ -65,7 +65,6 @@ sub find_points
 	$self->{point} = $self->{kind}{held};
 	$self->{fault} = { name => 'none', action => 'wait', writer => 1 };
 	$self->begin;
-	$self->{server}->start_trace;
 	if ($self->{point})
 	{
 		$self->await_point($self->{point}, 'wait', sub { $self->submit });
@@ -77,7 +76,20 @@ sub find_points
 	die "$self->{kind}{name} without a fault: $outcome\n"
 	  . join('', map { "  $_\n" } @{ $self->{problems} })
 	  if @{ $self->{problems} };
-	return $self->{server}->trace;
+	return $self->points_of($self->{server}->trace);
+}
+
+# The points that count for this kind, each once, of those that were reached.
+sub points_of
+{
+	my ($self, @trace) = @_;
+	my ($held, %seen) = $self->{kind}{held};
+
+	if ($self->{kind}{late})
+	{
+		shift @trace while @trace && $trace[0] ne $held;
+	}
+	return grep { !$seen{$_}++ } @trace;
 }
 
 #
@@ -91,7 +103,8 @@ sub begin
 	my $server = $self->{server};
 
 	$server->disarm;
-	$server->query('SELECT lab.reset()');
+	$server->query("SELECT lab.reset('" . ($self->{kind}{table} // 'make_plain') . "')");
+	$server->start_trace;
 	$self->{orphans} = $server->query('CHECKPOINT; SELECT lab.orphans() ORDER BY 1');
 	$self->{standby} =
 	  Server->new("$server->{dir}/standby")->standby_of($server)->start
@@ -120,7 +133,7 @@ sub await_point
 			return 1 if $server->is_reached;
 			# it may be dead already; the last points come after the last commit
 			my $state = eval { $self->follow($server) } // '';
-			$end //= time + 2 if $state =~ /^(completed|failed|cancelled)$/;
+			$end //= time + 2 if is_final($state);
 			die "$point was not reached\n" if defined $end && time > $end;
 			return 0;
 		});
@@ -152,22 +165,47 @@ sub reach_point
 sub with_id
 {
 	my ($self, $sql) = @_;
-	return $sql =~ s/:id/$self->{id}/r;
+	return $sql =~ s/:id/$self->{id}/gr;
 }
 
-# The migration's state.  Does what the kind does in that state, once.
+# Is it the end when a migration has this state?
+sub is_final
+{
+	my ($state) = @_;
+	return $state =~ /^(completed|failed|cancelled|reverted)$/;
+}
+
+# The migration's state.  Does what the kind does in that state.
 sub follow
 {
 	my ($self, $server) = @_;
+	my $kind = $self->{kind};
 	my $state =
 	  $server->query("SELECT state FROM refit.migration WHERE id = $self->{id}");
-	my $what = $self->{kind}{when}{$state};
+	my $what = $kind->{when}{$state};
 
-	if (defined $what && !$self->{followed}{$state}++)
-	{
-		$server->query($self->with_id($what));
-	}
+	$server->query($self->with_id($what))
+	  if defined $what && !$self->{followed}{$state}++;
+	$self->ask($server, $kind->{whenever}{$state}) if $kind->{whenever}{$state};
 	return $state;
+}
+
+# Asks for what may be refused for a while, or for good where somebody else has
+# barred it.
+sub ask
+{
+	my ($self, $server, $sql) = @_;
+	my ($rows, $error) = $server->session('main')->try($self->with_id($sql));
+
+	if (!defined $error)
+	{
+		$self->{asked}++ if $rows ne '';
+		return;
+	}
+	die "$error\nin: $sql\n" if $error !~ /^55000/;
+	return if $error !~ /cannot be reverted now/ || !$self->{fault}{bars};
+	$self->{barred} = 1;
+	$server->query($self->with_id($self->{kind}{barred}));
 }
 
 #
@@ -272,7 +310,8 @@ sub promote
 	});
 	$standby->promote;
 	@$self{qw(primary server)} = ($primary, $standby);
-	$self->{promoted_followed} = { %{ $self->{followed} // {} } };
+	$self->{promoted} = { followed => { %{ $self->{followed} // {} } }, asked => $self->{asked} };
+	$standby->start_trace;
 	$self->start_writer($standby);
 }
 
@@ -282,7 +321,7 @@ sub end_primary
 	my ($self) = @_;
 
 	$self->{standby}->destroy;
-	$self->{followed} = $self->{promoted_followed};
+	@$self{qw(followed asked)} = @{ $self->{promoted} }{qw(followed asked)};
 	$self->{primary}->release;
 	$self->end($self->{primary});
 }
@@ -293,11 +332,12 @@ sub race
 {
 	my ($self) = @_;
 	my ($server, $fault) = ($self->{server}, $self->{fault});
+	my $sql = $self->{kind}{sql}{ $fault->{name} } // $fault->{sql};
 	my $session = $server->session('race');
 	my @commands =
 	  $fault->{list}
 	  ? split(/\n/, $server->query($fault->{list}))
-	  : $self->with_id($fault->{sql});
+	  : $self->with_id($sql);
 	my $pid = $session->query('SELECT pg_backend_pid()');
 
 	$self->write(1);
@@ -381,8 +421,7 @@ sub await_final
 			"SELECT state FROM refit.migration WHERE id = $self->{another}")
 		  if $self->{another};
 		last
-		  if $state =~ /^(completed|failed|cancelled)$/
-		  && $another =~ /^(completed|failed|cancelled)$/;
+		  if is_final($state) && is_final($another);
 		if (time > $end)
 		{
 			die "the migration does not end: $state, $another\n"
@@ -402,7 +441,7 @@ sub judge
 	my $code = $server->query(
 		"SELECT coalesce(error_code, '') FROM refit.migration WHERE id = $self->{id}");
 	my @codes =
-	    $state eq $kind->{final}
+	    $state eq ($self->{barred} ? 'completed' : $kind->{final})
 	  ? ($kind->{code} // ($state eq 'failed' ? () : $code), @{ $fault->{may}{$state} // [] })
 	  : @{ $fault->{may}{$state} // [] };
 
@@ -410,6 +449,8 @@ sub judge
 	  if !grep { $state eq 'cancelled' || $_ eq $code } @codes;
 	my $outcome = $code && $state eq 'failed' ? "$state $code" : $state;
 	$outcome .= ', paused between' if $self->{was_paused};
+	$outcome .= ', the way back barred' if $self->{barred};
+	$outcome .= ', asked again' if ($self->{asked} // 0) > 1;
 	return $outcome;
 }
 
@@ -434,8 +475,11 @@ sub check
 		'SELECT EXISTS (SELECT FROM pg_class JOIN lab.subject ON oid = relid)') eq 't';
 
 	$self->problem('the table is gone') if !$there && !$self->{fault}{gone};
-	$self->problem($server->query(
-			'SELECT lab.check_all(' . ($self->{fault}{leaks} ? 'false' : 'true') . ')'));
+	my @what = map { $_ ? 'true' : 'false' } (
+		!$self->{fault}{leaks},
+		$state ne 'completed' && !$self->{fault}{redefines},
+		$state eq 'reverted');
+	$self->problem($server->query('SELECT lab.check_all(' . join(', ', @what) . ')'));
 	if ($changed && $there)
 	{
 		my $is = $server->query($changed);

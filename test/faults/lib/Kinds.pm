@@ -11,13 +11,29 @@ use Exporter 'import';
 
 our @EXPORT_OK = qw(@KINDS @FAULTS kind fault);
 
+# Leaves old rows to go back to: a column is retyped, one dropped, one added.
+my $revertible =
+    "SELECT refit.alter_table('app.t', 'ALTER id TYPE bigint, DROP COLUMN spare,"
+  . " ADD COLUMN extra int NOT NULL DEFAULT 5', revertible => '1 hour',"
+  . ' options => \'{"chunk_time": "1ms"}\')';
+
+# PostgreSQL has no CREATE INDEX CONCURRENTLY for a tree.
+my $on_tree = { 'create index' => 'CREATE INDEX more ON app.t (n)' };
+
 # name		in the table of docs/design.md
 # submit	returns the migration's id
+# table		the function that makes the table, where it is not a plain one
 # when		what is done once in a state, with the id for :id
+# whenever	what is done in a state for as long as it returns nothing, and again
+#			when the migration comes back to that state
+# barred	what is done instead where another session's change bars it
 # final		the state in which it ends
 # changed	is true when the change is in place, and only then
 # held		a point where the worker is held while rows are written, so that the
 #			points after it find some
+# late		only the points from there on count, when they come again
+# short		the faults of the list for CI
+# sql		what another session does in place of a fault's statement
 our @KINDS = (
 	{
 		name => 'rewrite',
@@ -26,6 +42,50 @@ our @KINDS = (
 		final => 'completed',
 		changed => "SELECT lab.type_of('id') = 'bigint NOT NULL'",
 		held => 'copy.chunk',
+		short => [qw(error kill)],
+	},
+	{
+		name => 'revertible, reverted',
+		submit => $revertible,
+		whenever => {
+			revertible => 'SELECT refit.revert(id) FROM refit.migration WHERE id = :id'
+			  . " AND request IS NULL AND lab.has_passed('window.batch', 'window.batch')"
+		},
+		barred => 'SELECT refit.finish(:id)',
+		final => 'reverted',
+		changed => "SELECT lab.type_of('id') = 'bigint NOT NULL'",
+		held => 'window.batch',
+		late => 1,
+		short => ['kill'],
+	},
+	{
+		name => 'revertible, finished',
+		submit => $revertible,
+		whenever => {
+			revertible => 'SELECT refit.finish(id) FROM refit.migration WHERE id = :id'
+			  . " AND request IS NULL AND lab.has_passed('window.batch', 'window.batch')"
+		},
+		final => 'completed',
+		changed => "SELECT lab.type_of('extra') IS NOT NULL AND lab.type_of('spare') IS NULL",
+		held => 'copy.chunk',
+	},
+	{
+		name => 'partition tree',
+		table => 'make_tree',
+		submit => "SELECT refit.alter_table('app.t', 'ALTER k TYPE bigint, ALTER n TYPE bigint',"
+		  . ' options => \'{"chunk_time": "1ms"}\')',
+		final => 'completed',
+		changed => "SELECT lab.type_of('k') = 'bigint NOT NULL'",
+		held => 'copy.chunk',
+		sql => $on_tree,
+	},
+	{
+		name => 'partition tree, repack',
+		table => 'make_tree',
+		submit => "SELECT refit.repack('app.t', options => '{\"chunk_time\": \"1ms\"}')",
+		final => 'completed',
+		held => 'copy.chunk',
+		sql => $on_tree,
 	},
 	{
 		name => 'ready',
@@ -35,6 +95,21 @@ our @KINDS = (
 		final => 'completed',
 		changed => "SELECT lab.type_of('id') = 'bigint NOT NULL'",
 		held => 'index.built',
+	},
+	{
+		# its verification goes round while it waits
+		name => 'ready, waiting',
+		submit => "SELECT refit.alter_table('app.t', 'ALTER id TYPE bigint',"
+		  . " cutover => 'manual')",
+		whenever => {
+			ready => 'SELECT refit.cutover(id) FROM refit.migration WHERE id = :id'
+			  . ' AND request IS NULL'
+			  . " AND lab.has_passed('ready.written', 'verify.chunk', 'ready.written')"
+		},
+		final => 'completed',
+		changed => "SELECT lab.type_of('id') = 'bigint NOT NULL'",
+		held => 'ready.written',
+		late => 1,
 	},
 	{
 		name => 'ready, cancelled',
@@ -89,6 +164,8 @@ our @KINDS = (
 # sql		run by another session while the process is held, as its owner would
 # list		a query whose rows are run one after the other instead
 # refused	the errors that the session may get
+# redefines	the table's definition is another one then
+# bars		and there is no way back to the old one
 # may		final states that are right beside the kind's own, with SQLSTATEs
 # leaks		leaves values out of line to which no row refers: VACUUM FULL stores
 #			those of rows that died a moment ago again
@@ -115,17 +192,21 @@ our @FAULTS = (
 	{
 		name => 'rename',
 		action => 'wait',
-		sql => 'ALTER TABLE app.t RENAME TO renamed'
+		sql => 'ALTER TABLE app.t RENAME TO renamed',
+		redefines => 1
 	},
 	{
 		name => 'set schema',
 		action => 'wait',
-		sql => 'ALTER TABLE app.t SET SCHEMA elsewhere'
+		sql => 'ALTER TABLE app.t SET SCHEMA elsewhere',
+		redefines => 1
 	},
 	{
 		name => 'add column',
 		action => 'wait',
 		sql => 'ALTER TABLE app.t ADD COLUMN more int',
+		redefines => 1,
+		bars => 1,
 		may => { failed => ['55000'] }
 	},
 	{
@@ -148,6 +229,8 @@ our @FAULTS = (
 		action => 'wait',
 		writer => 1,
 		sql => 'CREATE INDEX CONCURRENTLY more ON app.t (n)',
+		redefines => 1,
+		bars => 1,
 		may => { failed => ['55000'] }
 	},
 	{ name => 'truncate', action => 'wait', writer => 1, sql => 'SELECT lab.empty()' },

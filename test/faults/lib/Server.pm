@@ -13,7 +13,7 @@ use IO::Handle;
 use Session;
 use Time::HiRes qw(sleep time);
 
-use constant LIMIT => 60;
+use constant LIMIT => 180;
 
 # Runs a program; its output goes to a file that is shown when it fails.
 sub command
@@ -254,15 +254,14 @@ sub start_trace
 	close $file;
 }
 
-# The points that were reached, each once, in order.
+# The points that were reached, in order.
 sub trace
 {
 	my ($self) = @_;
-	my %seen;
 
 	open my $file, '<', "$self->{data}/refit_fault.trace" or die;
 	chomp(my @points = <$file>);
-	return grep { !$seen{$_}++ } @points;
+	return @points;
 }
 
 #

@@ -10,7 +10,7 @@ use IO::Select;
 use IPC::Open2;
 use Time::HiRes qw(time);
 
-use constant LIMIT => 60;
+use constant LIMIT => 180;
 use constant MARK => '~~end~~';
 
 # Opens a session on the socket in a folder.
