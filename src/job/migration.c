@@ -916,7 +916,8 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
  * In a process's first look at a migration: has the one before died at work?
  * That many a time without a finished step between is an error like another, or
  * a step that kills the server would do so for ever.  True: recorded, in a
- * transaction that does nothing else.
+ * transaction that does nothing else, and for good: the next step may crash the
+ * server at once.  Who stood still was not at work.
  */
 static bool
 notice_deaths(RefitMigration *m)
@@ -927,8 +928,8 @@ notice_deaths(RefitMigration *m)
 	if (known_id == m->id)
 		return false;
 	known_id = m->id;
-	if (pid == 0 || pid == MyProcPid || refit_catalog_is_given_up(m) ||
-		strcmp(m->state, "running") != 0)
+	if (pid == 0 || pid == MyProcPid || m->progress.stands_still ||
+		refit_catalog_is_given_up(m) || strcmp(m->state, "running") != 0)
 		return false;
 	if (++m->progress.deaths > MOST_DEATHS)
 	{
@@ -947,7 +948,25 @@ notice_deaths(RefitMigration *m)
 		m->progress.deaths = 0;
 	}
 	refit_catalog_save_progress(m);
+	ForceSyncCommit();
 	return true;
+}
+
+/*
+ * Writes down that the migration stands still, or does not any more, for whoever
+ * counts deaths.  True: it was news.
+ */
+static bool
+note_standstill(RefitMigration *m, bool stands_still)
+{
+	bool news = m->progress.stands_still != stands_still;
+
+	m->progress.stands_still = stands_still;
+	if (stands_still || news)
+		refit_catalog_save_progress(m);
+	if (news)
+		ForceSyncCommit();
+	return news;
 }
 
 /* The step proper, with a snapshot set. */
@@ -972,9 +991,11 @@ do_step(RefitMigration *m)
 	if (!refit_catalog_is_given_up(m) && (rest = refit_governor_before(m)) > 0)
 	{
 		m->progress.rate *= 0.8;
-		refit_catalog_save_progress(m);
+		(void) note_standstill(m, true);
 		return rest;
 	}
+	if (note_standstill(m, false))
+		return 0;
 	INSTR_TIME_SET_CURRENT(budget.start);
 	budget.chunk_ms =
 		m->progress.budget_ms > 0
