@@ -229,9 +229,7 @@ sub vacuum_everywhere
 	vacuum_all($id, 'copy');
 	hold_later($id, 'dusty', 'index');
 	vacuum_all($id, 'index');
-	close_gate($node, 'postgres', 'dusty', INDEX_GATE);
 	close_gate($node, 'postgres', 'dusty', CATCHUP_GATE);
-	open_gate($node, INDEX_GATE);
 	sql("SELECT refit.throttle(0, id => $id)");
 	wait_gate($node, 'postgres', $id, 'catchup');
 	sql("SELECT refit.throttle(1, id => $id)");
