@@ -873,12 +873,31 @@ note_lock(const RefitMigration *m)
 	refit_catalog_event(m, "lock", m->lock_message, m->lock_detail);
 }
 
+/*
+ * Time in ms since this process ended a step of the migration: what a step costs,
+ * with its rest, its transaction, and all that is between.  0: it is the first.
+ */
+static int
+ms_since_last_step(const RefitMigration *m)
+{
+	static int64 last_id = 0;
+	static TimestampTz last_end = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	long ms =
+		last_id == m->id ? TimestampDifferenceMilliseconds(last_end, now) : 0;
+
+	last_id = m->id;
+	last_end = now;
+	return (int) Min(ms, INT_MAX);
+}
+
 /* What follows from a step's outcome.  Returns the rest to take. */
 static int
 settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 			RefitBudget *budget, int worked_ms, int64 rows_before)
 {
 	int rest = budget->pause_ms;
+	int step_ms = ms_since_last_step(m);
 
 	if (phase->step == refit_cutover_step)
 		record_attempt(m);
@@ -903,7 +922,8 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 		case REFIT_MORE:
 			rest = refit_governor_after(m, worked_ms);
 			if (strcmp(phase->name, "index") != 0) /* it counts indexes */
-				update_rate(&m->progress, rows_before, worked_ms + rest);
+				update_rate(&m->progress, rows_before,
+							Max(step_ms, worked_ms + rest));
 			break;
 		case REFIT_WAIT:
 			break;
@@ -991,6 +1011,7 @@ do_step(RefitMigration *m)
 	if (!refit_catalog_is_given_up(m) && (rest = refit_governor_before(m)) > 0)
 	{
 		m->progress.rate *= 0.8;
+		(void) ms_since_last_step(m);
 		(void) note_standstill(m, true);
 		return rest;
 	}

@@ -312,7 +312,8 @@ sub in_the_way
 
 	make_table($node, 'postgres', 'big', MANY);
 	sql(<<'SQL');
-ALTER TABLE big SET (autovacuum_freeze_max_age = 100000);
+ALTER TABLE big SET (autovacuum_freeze_max_age = 100000,
+	autovacuum_freeze_table_age = 0);
 CREATE PROCEDURE burn(n int) LANGUAGE plpgsql AS $$
 BEGIN
 	FOR i IN 1..n LOOP

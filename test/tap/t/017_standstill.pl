@@ -12,7 +12,7 @@ use RefitTest;
 use Test::More;
 
 use constant {
-	ROWS => 150_000,
+	ROWS => 60_000,
 	FEW => 2_000,
 	SLOW_ROWS => 6_000,
 	RESTARTS => 6,
@@ -99,7 +99,9 @@ SQL
 	is( sql("SELECT state, error_code FROM refit.migration WHERE id = $id"),
 		'failed|57P02', 'a step that kills the server each time fails');
 	$deaths = () = slurp_file($node->logfile) =~ /was terminated by signal 9/g;
-	is($deaths, DEATHS, 'after as many deaths as is documented');
+	# The first may undo the step before too, which then is done again.
+	cmp_ok($deaths, '>=', DEATHS, 'after as many deaths as is documented');
+	cmp_ok($deaths, '<=', DEATHS + 1, 'and not more');
 	check_equal($node, 'postgres', 'cursed');
 	check_type($node, 'postgres', 'cursed', 'integer');
 	check_clean($node, 'postgres', 'cursed');
@@ -181,10 +183,11 @@ sub finishing
 {
 	my ($id);
 
-	# validate: half the way, at a fifth of its speed, and then at full
-	sql('CREATE TABLE checked (id int PRIMARY KEY, k int);'
-		  . ' INSERT INTO checked SELECT g, g FROM generate_series(1, 6000) g');
-	$id = submit($node, 'postgres', 'checked', throttle => 0.8,
+	# validate, of a table with two rows in a block
+	sql('CREATE TABLE checked (id int PRIMARY KEY, k int, filler text);'
+		  . ' ALTER TABLE checked ALTER COLUMN filler SET STORAGE PLAIN;'
+		  . " INSERT INTO checked SELECT g, g, repeat('x', 3900) FROM generate_series(1, 3000) g");
+	$id = submit($node, 'postgres', 'checked', throttle => 0.5,
 		actions => 'ADD CONSTRAINT slow CHECK (public.slowly(k) > 0)',
 		chunk_time => '100ms');
 	wait_for($node, 'postgres', 'it validates',
