@@ -79,6 +79,7 @@ CREATE TABLE refit.migration_progress (
 	budget_ms integer NOT NULL DEFAULT 0,
 	errors integer NOT NULL DEFAULT 0,
 	deaths integer NOT NULL DEFAULT 0,
+	stands_still boolean NOT NULL DEFAULT false,
 	throttled_by text,
 	waiting_for text,
 	message text,

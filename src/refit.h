@@ -114,6 +114,7 @@ typedef struct RefitProgress
 	int budget_ms;		/* present chunk budget */
 	int errors;			/* failed steps at this place */
 	int deaths;			/* processes that died at this place */
+	bool stands_still;	/* no step is begun: whoever dies, did not at work */
 	int worker_pid;		/* who wrote this last; 0: nobody works it */
 	char *throttled_by; /* signal that slows us, NULL: none */
 	char *waiting_for;	/* who holds the lock we want, NULL: nobody */

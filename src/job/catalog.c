@@ -57,7 +57,8 @@ enum LoadColumn
 	LOAD_REVERTIBLE,
 	LOAD_LEAF,
 	LOAD_LEAVES,
-	LOAD_LEAF_NUMBER
+	LOAD_LEAF_NUMBER,
+	LOAD_STANDS_STILL
 };
 
 /* Columns of the query in load_rewrites, in order. */
@@ -253,6 +254,7 @@ load_progress(RefitProgress *p, MemoryContext context)
 	p->budget_ms = load_int(LOAD_BUDGET_MS);
 	p->errors = load_int(LOAD_ERRORS);
 	p->deaths = load_int(LOAD_DEATHS);
+	p->stands_still = load_int(LOAD_STANDS_STILL) != 0;
 	p->worker_pid = load_int(LOAD_WORKER_PID);
 	p->throttled_by = load_text(context, LOAD_THROTTLED_BY);
 	p->said = load_text(context, LOAD_SAID);
@@ -375,7 +377,7 @@ refit_catalog_load(int64 id)
 		" (SELECT count(*) FROM refit.rewrite r WHERE r.id = m.id"
 		"  AND r.number > 0),"
 		" (SELECT number FROM refit.rewrite r WHERE r.id = m.id"
-		"  AND r.relid = coalesce(p.leaf, m.relid))"
+		"  AND r.relid = coalesce(p.leaf, m.relid)), p.stands_still::int4"
 		" FROM refit.migration m LEFT JOIN refit.migration_progress p USING (id)"
 		" WHERE m.id = $1";
 	MemoryContext context = CurrentMemoryContext;
@@ -414,11 +416,11 @@ void
 refit_catalog_save_progress(const RefitMigration *m)
 {
 	const RefitProgress *p = &m->progress;
-	Oid types[17] = {INT8OID, INT8OID, INT8OID,	  INT8OID, INT8OID, INT8OID,
+	Oid types[18] = {INT8OID, INT8OID, INT8OID,	  INT8OID, INT8OID, INT8OID,
 					 INT8OID, INT8OID, FLOAT8OID, INT4OID, INT4OID, TEXTOID,
-					 TEXTOID, TEXTOID, INT4OID,	  INT4OID, OIDOID};
-	Datum values[17];
-	bool nulls[17] = {false};
+					 TEXTOID, TEXTOID, INT4OID,	  INT4OID, OIDOID,	BOOLOID};
+	Datum values[18];
+	bool nulls[18] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = Int64GetDatum(p->cursor);
@@ -438,6 +440,7 @@ refit_catalog_save_progress(const RefitMigration *m)
 	values[15] = Int32GetDatum(p->deaths);
 	values[16] = ObjectIdGetDatum(m->leaf);
 	nulls[16] = m->leaf == m->relid;
+	values[17] = BoolGetDatum(p->stands_still);
 
 	SPI_connect();
 	refit_sql(
@@ -446,8 +449,9 @@ refit_catalog_save_progress(const RefitMigration *m)
 		" bytes_done = $6, bytes_total = $7, pending = $8, rate = $9,"
 		" budget_ms = $10, errors = $11, throttled_by = $12,"
 		" waiting_for = $13, message = $14, worker_pid = $15, deaths = $16,"
-		" leaf = $17, updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
-		17, types, values, nulls);
+		" leaf = $17, stands_still = $18,"
+		" updated_at = pg_catalog.clock_timestamp() WHERE id = $1",
+		18, types, values, nulls);
 	SPI_finish();
 }
 

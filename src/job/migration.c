@@ -873,12 +873,31 @@ note_lock(const RefitMigration *m)
 	refit_catalog_event(m, "lock", m->lock_message, m->lock_detail);
 }
 
+/*
+ * Time in ms since this process ended a step of the migration: what a step costs,
+ * with its rest, its transaction, and all that is between.  0: it is the first.
+ */
+static int
+ms_since_last_step(const RefitMigration *m)
+{
+	static int64 last_id = 0;
+	static TimestampTz last_end = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	long ms =
+		last_id == m->id ? TimestampDifferenceMilliseconds(last_end, now) : 0;
+
+	last_id = m->id;
+	last_end = now;
+	return (int) Min(ms, INT_MAX);
+}
+
 /* What follows from a step's outcome.  Returns the rest to take. */
 static int
 settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 			RefitBudget *budget, int worked_ms, int64 rows_before)
 {
 	int rest = budget->pause_ms;
+	int step_ms = ms_since_last_step(m);
 
 	if (phase->step == refit_cutover_step)
 		record_attempt(m);
@@ -903,7 +922,8 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 		case REFIT_MORE:
 			rest = refit_governor_after(m, worked_ms);
 			if (strcmp(phase->name, "index") != 0) /* it counts indexes */
-				update_rate(&m->progress, rows_before, worked_ms + rest);
+				update_rate(&m->progress, rows_before,
+							Max(step_ms, worked_ms + rest));
 			break;
 		case REFIT_WAIT:
 			break;
@@ -916,7 +936,8 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
  * In a process's first look at a migration: has the one before died at work?
  * That many a time without a finished step between is an error like another, or
  * a step that kills the server would do so for ever.  True: recorded, in a
- * transaction that does nothing else.
+ * transaction that does nothing else, and for good: the next step may crash the
+ * server at once.  Who stood still was not at work.
  */
 static bool
 notice_deaths(RefitMigration *m)
@@ -927,8 +948,8 @@ notice_deaths(RefitMigration *m)
 	if (known_id == m->id)
 		return false;
 	known_id = m->id;
-	if (pid == 0 || pid == MyProcPid || refit_catalog_is_given_up(m) ||
-		strcmp(m->state, "running") != 0)
+	if (pid == 0 || pid == MyProcPid || m->progress.stands_still ||
+		refit_catalog_is_given_up(m) || strcmp(m->state, "running") != 0)
 		return false;
 	if (++m->progress.deaths > MOST_DEATHS)
 	{
@@ -947,7 +968,25 @@ notice_deaths(RefitMigration *m)
 		m->progress.deaths = 0;
 	}
 	refit_catalog_save_progress(m);
+	ForceSyncCommit();
 	return true;
+}
+
+/*
+ * Writes down that the migration stands still, or does not any more, for whoever
+ * counts deaths.  True: it was news.
+ */
+static bool
+note_standstill(RefitMigration *m, bool stands_still)
+{
+	bool news = m->progress.stands_still != stands_still;
+
+	m->progress.stands_still = stands_still;
+	if (stands_still || news)
+		refit_catalog_save_progress(m);
+	if (news)
+		ForceSyncCommit();
+	return news;
 }
 
 /* The step proper, with a snapshot set. */
@@ -972,9 +1011,12 @@ do_step(RefitMigration *m)
 	if (!refit_catalog_is_given_up(m) && (rest = refit_governor_before(m)) > 0)
 	{
 		m->progress.rate *= 0.8;
-		refit_catalog_save_progress(m);
+		(void) ms_since_last_step(m);
+		(void) note_standstill(m, true);
 		return rest;
 	}
+	if (note_standstill(m, false))
+		return 0;
 	INSTR_TIME_SET_CURRENT(budget.start);
 	budget.chunk_ms =
 		m->progress.budget_ms > 0

@@ -220,6 +220,58 @@ is_time_up(const CatchUp *c, int64 keys, bool half)
 }
 
 /*
+ * Is this the last of the entries for its key in the same form?  Keys may be
+ * equal and differ, such as 1.0 and 1.00; such entries may stand in any order.
+ */
+static bool
+ends_form(CatchUp *c, int64 i)
+{
+	if (ends_key(c, i))
+		return true;
+	for (int k = 0; k < c->transform->nkeys; k++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(c->source),
+											  c->transform->key_attnums[k] - 1);
+
+		if (!datum_image_eq(c->entries[i].key[k], c->entries[i + 1].key[k],
+							att->attbyval, att->attlen))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Deletes the row of the twin that was found for a key, if it was made from a
+ * row of that key.  In the twin the key of another may be equal to it, under
+ * another collation: that row stays, and the conflict is met by the insert.  The
+ * row may have been deleted for another form of the key.
+ */
+static void
+delete_found(CatchUp *c, const Datum *key)
+{
+	TM_FailureData failure;
+	TM_Result result;
+
+	for (int k = 0; k < c->transform->nkeys; k++)
+	{
+		AttrNumber attnum = c->transform->key_attnums[k];
+		Form_pg_attribute att =
+			TupleDescAttr(RelationGetDescr(c->twin), attnum - 1);
+		bool isnull;
+		Datum found = slot_getattr(c->twin_row, attnum, &isnull);
+
+		if (isnull ||
+			!datum_image_eq(found, key[k], att->attbyval, att->attlen))
+			return;
+	}
+	result = table_tuple_delete(c->twin, &c->twin_row->tts_tid,
+								GetCurrentCommandId(true), c->snapshot,
+								InvalidSnapshot, true, &failure, false);
+	if (result != TM_Ok && result != TM_SelfModified)
+		elog(ERROR, "could not delete a row of the twin: %d", result);
+}
+
+/*
  * Deletes the dirty keys' rows from the twin.  When half of the time is up the
  * batch ends there: the keys after it stay in the log.
  */
@@ -235,9 +287,9 @@ delete_rows(CatchUp *c)
 		Datum key[INDEX_MAX_KEYS];
 
 		CHECK_FOR_INTERRUPTS();
-		if (!ends_key(c, i))
+		if (!ends_form(c, i))
 			continue;
-		if (is_time_up(c, keys++, true))
+		if (ends_key(c, i) && is_time_up(c, keys++, true))
 		{
 			c->batch->complete = false;
 			c->nworkable = i;
@@ -247,8 +299,7 @@ delete_rows(CatchUp *c)
 			continue;
 		refit_transform_key(c->transform, c->entries[i].key, key);
 		if (refit_finder_find(finder, key, c->twin_row))
-			simple_table_tuple_delete(c->twin, &c->twin_row->tts_tid,
-									  c->snapshot);
+			delete_found(c, key);
 	}
 	ExecClearTuple(c->twin_row);
 	refit_finder_close(finder);
