@@ -118,6 +118,9 @@ SELECT refit.alter_table('t', 'DROP COLUMN id, ALTER n TYPE bigint');
 \echo :SQLSTATE
 SELECT refit.alter_table('t', 'ALTER id TYPE bigint USING id + n');
 \echo :SQLSTATE
+-- it cannot be cast back
+SELECT refit.alter_table('t', 'ALTER id TYPE uuid USING md5(id::text)::uuid');
+\echo :SQLSTATE
 
 -- An index that is not valid
 CREATE TABLE torn (id int PRIMARY KEY, n int);

@@ -280,7 +280,7 @@ delete_rows(CatchUp *c)
 {
 	int64 keys = 0;
 	RefitFinder *finder = refit_finder_open(c->twin, c->twin_key, c->snapshot,
-											c->transform->nkeys, NULL);
+											c->transform->nkeys);
 
 	for (int64 i = 0; i < c->nentries; i++)
 	{
@@ -355,9 +355,9 @@ insert_rows(CatchUp *c)
 	int64 worked = 0;
 	int nkeys = c->transform->nkeys;
 	RefitFinder *finder =
-		refit_finder_open(c->source, c->source_key, c->snapshot, nkeys, NULL);
+		refit_finder_open(c->source, c->source_key, c->snapshot, nkeys);
 	RefitFinder *in_twin =
-		refit_finder_open(c->twin, c->twin_key, c->snapshot, nkeys, NULL);
+		refit_finder_open(c->twin, c->twin_key, c->snapshot, nkeys);
 
 	for (int64 i = 0; i < c->nworkable; i++)
 	{

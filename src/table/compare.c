@@ -11,10 +11,8 @@
  *
  * A row of the twin that is out of step is held against three questions: does
  * its key lead to it, and to no other row; has the table a row of this key;
- * is that row, transformed, this one.  Where the twin's key cannot be traced
- * back to the table's (see key_is_traceable) only the first can be asked, and
- * rows that were looked at with that one are counted as untraced.  Rows that
- * are met in step, the great majority, do not need to be traced.
+ * is that row, transformed, this one.  Its key is cast back for that.  Rows that
+ * are met in step, the great majority, do not need it.
  *
  *-------------------------------------------------------------------------
  */
@@ -293,13 +291,14 @@ check_forth(RefitComparison *c, TupleTableSlot *source,
 static void
 check_back(RefitComparison *c, TupleTableSlot *twin, const Datum *key)
 {
+	Datum source_key[INDEX_MAX_KEYS];
+
 	if (!refit_finder_find(c->in_twin, key, c->partner) ||
 		!ItemPointerEquals(&c->partner->tts_tid, &twin->tts_tid) ||
 		refit_finder_next(c->in_twin, c->partner))
 		tell(c, REFIT_TWO_VERSIONS, 0, NULL, twin);
-	else if (c->in_source_traced == NULL)
-		c->untraced++;
-	else if (!refit_finder_find(c->in_source_traced, key, c->origin))
+	else if (!refit_transform_trace_key(c->transform, twin, source_key) ||
+			 !refit_finder_find(c->in_source, source_key, c->origin))
 		tell(c, REFIT_EXTRA, 0, NULL, twin);
 	else
 		compare_rows(c, c->origin, refit_transform_row(c->transform, c->origin),
@@ -521,19 +520,10 @@ static void
 open_finders(RefitComparison *c)
 {
 	RefitTransform *t = c->transform;
-	Oid types[INDEX_MAX_KEYS];
 
-	for (int i = 0; i < t->nkeys; i++)
-		types[i] =
-			TupleDescAttr(RelationGetDescr(c->twin), t->key_attnums[i] - 1)
-				->atttypid;
-	c->in_twin =
-		refit_finder_open(c->twin, c->twin_key, c->snapshot, t->nkeys, NULL);
-	c->in_source = refit_finder_open(c->source, c->source_key, c->snapshot,
-									 t->nkeys, NULL);
-	if (t->key_is_traceable)
-		c->in_source_traced = refit_finder_open(c->source, c->source_key,
-												c->snapshot, t->nkeys, types);
+	c->in_twin = refit_finder_open(c->twin, c->twin_key, c->snapshot, t->nkeys);
+	c->in_source =
+		refit_finder_open(c->source, c->source_key, c->snapshot, t->nkeys);
 }
 
 /*
@@ -592,8 +582,6 @@ refit_compare_close(RefitComparison *c)
 {
 	refit_finder_close(c->in_twin);
 	refit_finder_close(c->in_source);
-	if (c->in_source_traced != NULL)
-		refit_finder_close(c->in_source_traced);
 	ExecDropSingleTupleTableSlot(c->partner);
 	ExecDropSingleTupleTableSlot(c->found);
 	ExecDropSingleTupleTableSlot(c->origin);

@@ -75,10 +75,9 @@ struct RefitComparison
 	Relation twin_key;
 	Snapshot snapshot;
 	RefitFinder *in_twin;
-	RefitFinder *in_source;		   /* by the source's own keys */
-	RefitFinder *in_source_traced; /* by the twin's keys; NULL: cannot be */
-	SortSupport order;			   /* of the twin's keys */
-	Datum **dirty;				   /* keys of the twin, sorted */
+	RefitFinder *in_source;
+	SortSupport order; /* of the twin's keys */
+	Datum **dirty;	   /* keys of the twin, sorted */
 	int64 ndirty;
 	bool truncated; /* a TRUNCATE is not applied yet: all keys are dirty */
 	TupleTableSlot *partner; /* of the twin */
@@ -91,7 +90,6 @@ struct RefitComparison
 	bool stop;		/* set by the handler: go no further */
 	int64 compared; /* rows of the table that were held against the twin */
 	int64 skipped;	/* dirty ones */
-	int64 untraced; /* rows of the twin whose origin cannot be looked for */
 };
 
 extern RefitComparison *refit_compare_open(RefitMigration *m,

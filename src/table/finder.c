@@ -9,42 +9,33 @@
 
 #include "access/stratnum.h"
 #include "miscadmin.h"
-#include "parser/parse_coerce.h"
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
 #include "table/finder.h"
 
-/* Prepares the condition on one column; false: there is no operator for it. */
-static bool
-prepare_key(ScanKey key, Relation index, int column, Oid type)
+/* Prepares the condition on one column. */
+static void
+prepare_key(ScanKey key, Relation index, int column)
 {
-	Oid own = index->rd_opcintype[column];
-	Oid right = !OidIsValid(type) || IsBinaryCoercible(type, own) ? own : type;
-	Oid operator= get_opfamily_member(index->rd_opfamily[column], own, right,
+	Oid type = index->rd_opcintype[column];
+	Oid operator= get_opfamily_member(index->rd_opfamily[column], type, type,
 									  BTEqualStrategyNumber);
 
-	if (!OidIsValid(operator))
-		return false;
 	ScanKeyEntryInitialize(key, 0, column + 1, BTEqualStrategyNumber,
-						   right == own ? InvalidOid : right,
-						   index->rd_indcollation[column], get_opcode(operator),
-						   (Datum) 0);
-	return true;
+						   InvalidOid, index->rd_indcollation[column],
+						   get_opcode(operator), (Datum) 0);
 }
 
-/* Opens a finder, or returns NULL where the index cannot find such keys. */
+/* Opens a finder. */
 RefitFinder *
-refit_finder_open(Relation table, Relation index, Snapshot snapshot, int nkeys,
-				  const Oid *types)
+refit_finder_open(Relation table, Relation index, Snapshot snapshot, int nkeys)
 {
 	RefitFinder *finder = palloc0(sizeof(RefitFinder));
 
 	finder->nkeys = nkeys;
 	for (int i = 0; i < nkeys; i++)
-		if (!prepare_key(&finder->keys[i], index, i,
-						 types != NULL ? types[i] : InvalidOid))
-			return NULL;
+		prepare_key(&finder->keys[i], index, i);
 	finder->scan = refit_index_beginscan(table, index, snapshot, nkeys);
 	return finder;
 }

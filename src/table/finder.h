@@ -29,13 +29,8 @@ typedef struct RefitFinder
 	ScanKeyData keys[INDEX_MAX_KEYS];
 } RefitFinder;
 
-/*
- * types: of the keys that will be looked for, where they are not the index's
- * own; NULL: they are.  NULL is returned where the index cannot find them.
- */
 extern RefitFinder *refit_finder_open(Relation table, Relation index,
-									  Snapshot snapshot, int nkeys,
-									  const Oid *types);
+									  Snapshot snapshot, int nkeys);
 /* Finds a row with the key that the snapshot sees. */
 extern bool refit_finder_find(RefitFinder *finder, const Datum *key,
 							  TupleTableSlot *slot);

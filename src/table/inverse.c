@@ -170,8 +170,8 @@ find_lost_key(Relation source, Relation twin, Oid key_index, Expr **exprs)
 }
 
 /* A column's value cast back, the careful way where there are two. */
-static Expr *
-cast_back(Relation source, Form_pg_attribute to, AttrNumber attnum)
+Expr *
+refit_inverse_cast(Relation source, Form_pg_attribute to, AttrNumber attnum)
 {
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(source), attnum - 1);
 	Node *var = (Node *) makeVar(1, attnum, att->atttypid, att->atttypmod,
@@ -207,7 +207,8 @@ find_uncastable_column(Relation source, Relation twin)
 		Form_pg_attribute from = TupleDescAttr(RelationGetDescr(twin), i);
 
 		if (!att->attisdropped && !from->attisdropped &&
-			att->attgenerated == '\0' && cast_back(twin, att, i + 1) == NULL)
+			att->attgenerated == '\0' &&
+			refit_inverse_cast(twin, att, i + 1) == NULL)
 			return psprintf("column \"%s\" cannot be cast back from type %s "
 							"to %s",
 							NameStr(att->attname),
@@ -645,7 +646,7 @@ refit_inverse_exprs(Relation source, Relation target, Bitmapset **kept)
 		if (att->attisdropped || att->attgenerated != '\0' || gone)
 			exprs[i] = missing_value(target, att);
 		else
-			exprs[i] = cast_back(source, att, i + 1);
+			exprs[i] = refit_inverse_cast(source, att, i + 1);
 		if (exprs[i] == NULL)
 			elog(ERROR, "column \"%s\" cannot be cast back",
 				 NameStr(att->attname));

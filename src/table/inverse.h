@@ -57,6 +57,13 @@ extern void refit_inverse_check_references(const RefitMigration *m,
 										   BlockNumber from, BlockNumber end);
 
 /*
+ * A column of a relation cast to what an attribute is, the careful way where
+ * there are two; NULL: there is no such cast.
+ */
+extern Expr *refit_inverse_cast(Relation rel, Form_pg_attribute to,
+								AttrNumber attnum);
+
+/*
  * Per attribute of the old definition, the expression over a row of the new
  * one; kept: columns that the new one does not have.
  */

@@ -378,10 +378,13 @@ choose_strategy_for(RefitPlan *plan, const AlterTableStmt *stmt,
 	}
 }
 
-/* Can a key's new value be told from its old value alone? */
+/*
+ * Can a key's new value be told from its old value alone, and cast back?
+ * certain: and it is known to lead back, so that two keys never become one.
+ */
 static bool
-can_follow_key(Relation twin, Expr **exprs, int nkeys,
-			   const AttrNumber *attnums)
+can_follow_key(Relation source, Relation twin, Expr **exprs, int nkeys,
+			   const AttrNumber *attnums, bool certain)
 {
 	Bitmapset *allowed = NULL;
 
@@ -401,8 +404,32 @@ can_follow_key(Relation twin, Expr **exprs, int nkeys,
 		pull_varattnos(expr, 1, &used);
 		if (!bms_is_subset(used, allowed))
 			return false;
+		if (certain && !refit_transform_is_invertible((Expr *) expr))
+			return false;
+		if (refit_inverse_cast(
+				twin, TupleDescAttr(RelationGetDescr(source), attnums[i] - 1),
+				attnums[i]) == NULL)
+			return false;
 	}
 	return true;
+}
+
+/* The first of some indexes that can be followed, or InvalidOid. */
+static Oid
+find_followable(Relation source, Relation twin, Expr **exprs, List *candidates,
+				bool certain)
+{
+	ListCell *lc;
+
+	foreach(lc, candidates)
+	{
+		AttrNumber *attnums;
+		int nkeys = refit_shape_key_attnums(lfirst_oid(lc), &attnums);
+
+		if (can_follow_key(source, twin, exprs, nkeys, attnums, certain))
+			return lfirst_oid(lc);
+	}
+	return InvalidOid;
 }
 
 /* The table's key that can be followed through the actions. */
@@ -413,20 +440,10 @@ refit_plan_choose_key(Relation source, Oid twin_oid, const AlterTableStmt *stmt,
 	List *candidates = refit_shape_key_indexes(source);
 	Relation twin = table_open(twin_oid, NoLock);
 	Expr **exprs = refit_transform_exprs(source, twin, stmt, search_path);
-	Oid result = InvalidOid;
-	ListCell *lc;
+	Oid result = find_followable(source, twin, exprs, candidates, true);
 
-	foreach(lc, candidates)
-	{
-		AttrNumber *attnums;
-		int nkeys = refit_shape_key_attnums(lfirst_oid(lc), &attnums);
-
-		if (can_follow_key(twin, exprs, nkeys, attnums))
-		{
-			result = lfirst_oid(lc);
-			break;
-		}
-	}
+	if (!OidIsValid(result))
+		result = find_followable(source, twin, exprs, candidates, false);
 	table_close(twin, NoLock);
 	if (candidates == NIL)
 		ereport(ERROR,
@@ -442,7 +459,8 @@ refit_plan_choose_key(Relation source, Oid twin_oid, const AlterTableStmt *stmt,
 						"actions",
 						RelationGetRelationName(source)),
 				 errdetail("A key column is dropped, or its new value depends "
-						   "on other columns or on a volatile function."),
+						   "on other columns or on a volatile function, or "
+						   "cannot be cast back to the old one."),
 				 errhint("Add another unique index on NOT NULL columns.")));
 	return result;
 }

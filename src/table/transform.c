@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_type.h"
@@ -33,9 +34,11 @@
 #include "utils/typcache.h"
 
 #include "table/actions.h"
+#include "table/finder.h"
 #include "table/inverse.h"
 #include "table/shape.h"
 #include "table/transform.h"
+#include "util/attempt.h"
 #include "table/tree.h"
 #include "util/sqlutil.h"
 
@@ -431,20 +434,32 @@ refit_transform_is_invertible(Expr *expr)
 }
 
 /*
- * Can a row of the source be found by the key of its partner in the twin?  Not
- * where the key is computed in a way that another value might lead to as well.
+ * Prepares to lead keys back from the twin to the table.  Where that is not
+ * certain to succeed, keys that two rows lead to must not be: two keys that lead
+ * back cannot have become one, since the old values differ in a unique index, so
+ * a row of the twin belongs to the key that it leads to.
  */
-static bool
-is_key_traceable(RefitTransform *t)
+static void
+prepare_key_back(RefitTransform *t, Oid key_index)
 {
+	Relation index = index_open(key_index, AccessShareLock);
+
+	t->key_back = palloc(sizeof(ExprState *) * t->nkeys);
+	t->key_order = refit_finder_order(t->source, index, t->nkeys);
+	index_close(index, NoLock);
 	for (int i = 0; i < t->nkeys; i++)
 	{
-		Expr *expr = t->exprs[t->key_attnums[i] - 1];
+		AttrNumber attnum = t->key_attnums[i];
+		Expr *back = refit_inverse_cast(
+			t->twin, TupleDescAttr(RelationGetDescr(t->source), attnum - 1),
+			attnum);
 
-		if (!is_relabelled(expr) && !is_integer_cast(expr))
-			return false;
+		if (back == NULL)
+			elog(ERROR, "key column %d cannot be cast back", attnum);
+		t->key_back[i] = ExecInitExpr(expression_planner(back), NULL);
+		if (!refit_transform_is_invertible(t->exprs[attnum - 1]))
+			t->key_must_lead_back = true;
 	}
-	return true;
 }
 
 /* Prepares to transform rows. */
@@ -477,7 +492,10 @@ refit_transform_open(const RefitMigration *m, Relation source, Relation twin,
 	t->key_states = palloc(sizeof(ExprState *) * t->nkeys);
 	for (int i = 0; i < t->nkeys; i++)
 		t->key_states[i] = ExecInitExpr(t->exprs[t->key_attnums[i] - 1], NULL);
-	t->key_is_traceable = is_key_traceable(t);
+	t->twin_key_row =
+		MakeSingleTupleTableSlot(RelationGetDescr(twin), &TTSOpsVirtual);
+	if (to_compare || !m->rewrite.reversed)
+		prepare_key_back(t, m->rewrite.key_index);
 	return t;
 }
 
@@ -487,6 +505,7 @@ refit_transform_close(RefitTransform *t)
 {
 	ExecDropSingleTupleTableSlot(t->output);
 	ExecDropSingleTupleTableSlot(t->key_row);
+	ExecDropSingleTupleTableSlot(t->twin_key_row);
 	ExecCloseIndices(t->result_rel);
 	FreeExecutorState(t->estate);
 }
@@ -578,6 +597,90 @@ try_round_trip(RefitTransform *t, TupleTableSlot *row, TupleTableSlot *result)
 	}
 }
 
+/* Casts the key in a row of the twin back to the table's. */
+static void
+cast_key_back(RefitTransform *t, TupleTableSlot *twin, Datum *source_key)
+{
+	ExprContext *econtext = GetPerTupleExprContext(t->estate);
+
+	econtext->ecxt_scantuple = twin;
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		bool isnull;
+
+		source_key[i] =
+			ExecEvalExprSwitchContext(t->key_back[i], econtext, &isnull);
+		if (isnull)
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("the key of a row of \"%s\" is null where it is "
+							"cast back",
+							RelationGetRelationName(t->source))));
+	}
+}
+
+/* Does the key in a row of the twin lead back to a source key? */
+static bool
+key_leads_back(RefitTransform *t, const Datum *source_key, TupleTableSlot *twin)
+{
+	Datum back[INDEX_MAX_KEYS];
+
+	cast_key_back(t, twin, back);
+	return refit_finder_compare(t->key_order, t->nkeys, back, source_key) == 0;
+}
+
+/* A key to cast back, for refit_attempt. */
+typedef struct KeyTrace
+{
+	RefitTransform *t;
+	TupleTableSlot *twin;
+	Datum *source_key;
+} KeyTrace;
+
+static void
+trace_key(void *arg)
+{
+	KeyTrace *trace = arg;
+
+	cast_key_back(trace->t, trace->twin, trace->source_key);
+}
+
+/* The source key that a row of the twin leads back to. */
+bool
+refit_transform_trace_key(RefitTransform *t, TupleTableSlot *twin,
+						  Datum *source_key)
+{
+	KeyTrace trace = {t, twin, source_key};
+	ErrorData *edata = refit_attempt(trace_key, &trace, true);
+
+	if (edata != NULL &&
+		ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_DATA_EXCEPTION &&
+		ERRCODE_TO_CATEGORY(edata->sqlerrcode) !=
+			ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+		ReThrowError(edata);
+	return edata == NULL;
+}
+
+/* An ERROR for a row that could not be told from another one in the twin. */
+static void
+check_key(RefitTransform *t, TupleTableSlot *row, TupleTableSlot *result)
+{
+	Datum key[INDEX_MAX_KEYS];
+
+	if (!t->key_must_lead_back)
+		return;
+	refit_transform_get_key(t, row, key);
+	if (!key_leads_back(t, key, result))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION),
+				 errmsg("the key of a row of \"%s\" does not lead back from "
+						"its new value",
+						RelationGetRelationName(t->source)),
+				 errhint("Rows whose keys could become the same cannot be "
+						 "followed.  Give the table another unique index on "
+						 "NOT NULL columns.")));
+}
+
 /* The twin's row. */
 TupleTableSlot *
 refit_transform_row(RefitTransform *t, TupleTableSlot *row)
@@ -597,6 +700,7 @@ refit_transform_row(RefitTransform *t, TupleTableSlot *row)
 		enforce_constraints(t, result);
 	if (t->forth != NULL)
 		try_round_trip(t, row, result);
+	check_key(t, row, result);
 	t->input = NULL;
 	return result;
 }
@@ -655,6 +759,26 @@ integer_of(Oid type, Datum value)
 							 : DatumGetInt64(value);
 }
 
+/* Does the twin's key for a source key lead back to that? */
+static bool
+key_can_lead_back(RefitTransform *t, const Datum *source_key)
+{
+	TupleTableSlot *twin = t->twin_key_row;
+	Datum key[INDEX_MAX_KEYS];
+
+	refit_transform_key(t, source_key, key);
+	ExecClearTuple(twin);
+	memset(twin->tts_isnull, true,
+		   twin->tts_tupleDescriptor->natts * sizeof(bool));
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		twin->tts_values[t->key_attnums[i] - 1] = key[i];
+		twin->tts_isnull[t->key_attnums[i] - 1] = false;
+	}
+	ExecStoreVirtualTuple(twin);
+	return key_leads_back(t, source_key, twin);
+}
+
 /* Can the twin have a key for a source key? */
 bool
 refit_transform_key_fits(RefitTransform *t, const Datum *source_key)
@@ -673,7 +797,7 @@ refit_transform_key_fits(RefitTransform *t, const Datum *source_key)
 		if (value > largest || value < -largest - 1)
 			return false;
 	}
-	return true;
+	return !t->key_must_lead_back || key_can_lead_back(t, source_key);
 }
 
 /* The key of a row. */

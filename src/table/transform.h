@@ -24,6 +24,7 @@
 #include "executor/executor.h"
 #include "nodes/parsenodes.h"
 #include "utils/rel.h"
+#include "utils/sortsupport.h"
 
 typedef struct RefitTransform
 {
@@ -42,9 +43,12 @@ typedef struct RefitTransform
 	List *checks;		 /* of RefitCheck */
 	Bitmapset *not_null; /* attributes to look at */
 	bool has_generated;
-	int ncompared;		  /* columns whose value follows from the source */
-	AttrNumber *compared; /* with to_compare only */
-	bool key_is_traceable;
+	int ncompared;			 /* columns whose value follows from the source */
+	AttrNumber *compared;	 /* with to_compare only */
+	ExprState **key_back;	 /* per key column, from the twin's row */
+	SortSupport key_order;	 /* of the source's keys */
+	bool key_must_lead_back; /* to the key that it was made from */
+	TupleTableSlot *twin_key_row; /* of the twin, with only the key in it */
 
 	/* on the way back, from the new definition to the old one */
 	Bitmapset *kept;		 /* columns that only the old row has */
@@ -71,9 +75,18 @@ extern TupleTableSlot *refit_transform_row(RefitTransform *t,
 /* The twin's key for a source key; valid until the next row or key. */
 extern void refit_transform_key(RefitTransform *t, const Datum *source_key,
 								Datum *key);
-/* Can the twin have a key for it?  An integer may be too large. */
+/*
+ * Can the twin have a key for it?  An integer may be too large; and a row whose
+ * key does not lead back from its new value is never in the twin.
+ */
 extern bool refit_transform_key_fits(RefitTransform *t,
 									 const Datum *source_key);
+/*
+ * The source key that a row of the twin leads back to; valid until the next row
+ * or key.  False: it cannot be cast back.
+ */
+extern bool refit_transform_trace_key(RefitTransform *t, TupleTableSlot *twin,
+									  Datum *source_key);
 /* The key of a row of the source, or of the twin. */
 extern void refit_transform_get_key(RefitTransform *t, TupleTableSlot *row,
 									Datum *key);
