@@ -200,6 +200,28 @@ lock_work_table(Oid relid, List *locks)
 	return locks;
 }
 
+/*
+ * Are the work tables free?  A vacuum to prevent wraparound may be in one of them;
+ * to wait for that is to wait in vain, and nobody would be told for whom.
+ */
+static bool
+are_work_tables_free(RefitMigration *m, List *leaves)
+{
+	List *locks = NIL;
+	ListCell *lc;
+
+	foreach(lc, leaves)
+	{
+		RefitRewrite *r = &((RefitLeaf *) lfirst(lc))->rewrite;
+
+		locks =
+			lappend(locks, refit_polite_lock_on(r->twin, AccessExclusiveLock));
+		locks =
+			lappend(locks, refit_polite_lock_on(r->blank, AccessExclusiveLock));
+	}
+	return refit_polite_lock_is_free(m, locks);
+}
+
 /* Locks what the cutover touches; false: not now. */
 static bool
 lock_everything(RefitMigration *m, const AlterTableStmt *stmt, List *leaves)
@@ -207,6 +229,8 @@ lock_everything(RefitMigration *m, const AlterTableStmt *stmt, List *leaves)
 	List *locks = refit_dependents_locks(m->relid, stmt);
 	ListCell *lc;
 
+	if (!are_work_tables_free(m, leaves))
+		return false;
 	locks = list_concat(locks, refit_tree_locks(m->relid));
 	foreach(lc, leaves)
 	{

@@ -298,6 +298,13 @@ put_first(List *locks, Oid relid)
 	return locks;
 }
 
+/* Is nobody in the way who stays? */
+bool
+refit_polite_lock_is_free(RefitMigration *m, List *locks)
+{
+	return wait_for_slow_holders(m, locks);
+}
+
 /* One try. */
 bool
 refit_polite_lock_try(RefitMigration *m, List *locks)

@@ -43,6 +43,11 @@ extern RefitLock *refit_polite_lock_on(Oid relid, LOCKMODE mode);
  * A relation that does not exist any more is skipped.
  */
 extern bool refit_polite_lock_try(RefitMigration *m, List *locks);
+/*
+ * Waits a moment for holders of conflicting locks who would stay for long.  False:
+ * they do, and it is noted who it is, as by a try.
+ */
+extern bool refit_polite_lock_is_free(RefitMigration *m, List *locks);
 
 /* ms to stay away after a failed try: with jitter, growing while tries fail. */
 extern int refit_polite_lock_backoff(RefitMigration *m);
