@@ -38,6 +38,7 @@
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -794,6 +795,9 @@ check_submitter(const RefitMigration *m)
 				   "  'USAGE') AND ($2 IS NULL) AND ($3 IS NULL)"
 				   " AND ($4 IS NULL)",
 				   NULL, NULL, NULL) == 0)
+	{
+		AcceptInvalidationMessages(); /* it may have been dropped just now */
+		(void) refit_relation_owner(m->relid);
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("migration " INT64_FORMAT
@@ -801,6 +805,7 @@ check_submitter(const RefitMigration *m)
 						"the owner of %s now",
 						m->id, refit_qualified_name(m->relid)),
 				 errhint("Look at its actions and submit them as the owner.")));
+	}
 }
 
 /* Says which leaf is at work, where there are several. */
@@ -1138,7 +1143,8 @@ cleanup_failed(RefitMigration *m)
 
 /*
  * An error in the revert window bars the way back for as long as it comes again,
- * and does no other harm.  Told once: it may come for days.
+ * and does no other harm.  Told once: it may come for days.  An order to revert
+ * does not outlast it: carried out when the bar goes, it would surprise.
  */
 static int
 window_failed(RefitMigration *m, const ErrorData *edata)
@@ -1150,6 +1156,9 @@ window_failed(RefitMigration *m, const ErrorData *edata)
 	if (get_rel_name(m->rewrite.logs[0]) != NULL &&
 		get_rel_name(m->rewrite.logs[1]) != NULL)
 		m->progress.pending = refit_capture_pending(m);
+	if (is_requested(m, "revert") &&
+		(is_final(edata->sqlerrcode) || m->progress.errors >= MOST_ERRORS))
+		set_request(m, NULL);
 	m->progress.message =
 		psprintf("cannot be reverted now: %s", edata->message);
 	return Min(m->progress.errors, MOST_WINDOW_RESTS) * REST_RETRY;

@@ -17,6 +17,10 @@ my $revertible =
   . " ADD COLUMN extra int NOT NULL DEFAULT 5', revertible => '1 hour',"
   . ' options => \'{"chunk_time": "1ms"}\')';
 
+# Its window has been worked for a while, or cannot be.
+my $in_window =
+  "(lab.has_passed('window.batch', 'window.batch') OR error_code IS NOT NULL)";
+
 # PostgreSQL has no CREATE INDEX CONCURRENTLY for a tree.
 my $on_tree = { 'create index' => 'CREATE INDEX more ON app.t (n)' };
 
@@ -49,7 +53,7 @@ our @KINDS = (
 		submit => $revertible,
 		whenever => {
 			revertible => 'SELECT refit.revert(id) FROM refit.migration WHERE id = :id'
-			  . " AND request IS NULL AND lab.has_passed('window.batch', 'window.batch')"
+			  . " AND request IS NULL AND $in_window"
 		},
 		barred => 'SELECT refit.finish(:id)',
 		final => 'reverted',
@@ -63,7 +67,7 @@ our @KINDS = (
 		submit => $revertible,
 		whenever => {
 			revertible => 'SELECT refit.finish(id) FROM refit.migration WHERE id = :id'
-			  . " AND request IS NULL AND lab.has_passed('window.batch', 'window.batch')"
+			  . " AND request IS NULL AND $in_window"
 		},
 		final => 'completed',
 		changed => "SELECT lab.type_of('extra') IS NOT NULL AND lab.type_of('spare') IS NULL",

@@ -393,6 +393,20 @@ foreach my $ddl ('ALTER TABLE %s ADD COLUMN other int', 'CREATE INDEX ON %s (n)'
 	value('DROP TABLE meddled');
 }
 
+# So it does when it comes together with the order, which does not outlast it.
+value('CREATE TABLE meddled (LIKE model INCLUDING ALL); INSERT INTO meddled SELECT * FROM model');
+open_window('meddled', 'ALTER n TYPE bigint');
+value("BEGIN; ALTER TABLE meddled ADD COLUMN other int; SELECT refit.revert($id); COMMIT");
+wait_for($node, 'postgres', 'the order is given up',
+	"SELECT state = 'revertible' AND request IS NULL AND message LIKE 'cannot be reverted now%'"
+	  . ' FROM refit.migration JOIN refit.migration_progress USING (id)'
+	  . " WHERE id = $id");
+check_barred('definition', 'DDL together with the order');
+value("SELECT refit.finish($id)");
+wait_state($node, 'postgres', $id, 'completed');
+check_clean($node, 'postgres', 'meddled');
+value('DROP TABLE meddled');
+
 # A view of a column that would go.
 value('CREATE TABLE viewed (LIKE model INCLUDING ALL); INSERT INTO viewed SELECT * FROM model');
 open_window('viewed', 'ADD COLUMN fresh int DEFAULT 5');
@@ -411,7 +425,11 @@ check_clean($node, 'postgres', 'viewed');
 # row has.
 value('CREATE TABLE broad (id int PRIMARY KEY, n int, kept text);'
 	  . ' INSERT INTO broad SELECT g, g, md5(g::text) FROM generate_series(1, 20000) g');
-open_window('broad', 'DROP COLUMN kept', q(, options => '{"chunk_time": "1ms"}'));
+$id = submit($node, 'postgres', 'broad',
+	actions => 'DROP COLUMN kept',
+	arguments => "revertible => '1 day'",
+	chunk_time => '1ms');
+wait_state($node, 'postgres', $id, 'revertible');
 value('UPDATE broad SET n = n + 1');
 revert();
 is(value('SELECT count(*), count(*) FILTER (WHERE n = id + 1 AND kept = md5(id::text)) FROM broad'),
