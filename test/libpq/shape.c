@@ -83,8 +83,10 @@ static const char *const shape_sql[] = {
 	" LEFT JOIN pg_am a ON a.oid = relam"
 	" LEFT JOIN pg_tablespace s ON s.oid = reltablespace",
 
+	/* a fast default is how rows are stored: VACUUM FULL writes it out */
 	"SELECT concat_ws(' ', 'column', relname, attname, to_jsonb(a) -"
-	" '{attrelid,attname,atttypid,attcollation,attcacheoff,attoptions}'::text[],"
+	" '{attrelid,attname,atttypid,attcollation,attcacheoff,attoptions,"
+	"atthasmissing,attmissingval}'::text[],"
 	" 'type', format_type(atttypid, atttypmod), 'collation', attcollation,"
 	" 'options', regexp_replace(attoptions::text, 'pg_attver=[0-9]+',"
 	" 'version'), 'default', pg_get_expr(adbin, adrelid), 'comment',"
