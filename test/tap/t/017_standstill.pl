@@ -125,7 +125,7 @@ CREATE TABLE estimates (at timestamptz, eta timestamptz);
 CREATE PROCEDURE sample(id bigint) LANGUAGE plpgsql AS $$
 BEGIN
 	WHILE EXISTS (SELECT FROM refit.migration m WHERE m.id = sample.id
-		AND (phase IS NULL OR phase IN ('plan', 'prepare', 'capture', 'copy')))
+		AND finished_at IS NULL AND (phase IS NULL OR phase IN ('plan', 'prepare', 'capture', 'copy')))
 	LOOP
 		INSERT INTO estimates SELECT clock_timestamp(), p.eta
 			FROM refit.progress p WHERE p.id = sample.id AND p.phase = 'copy';
