@@ -21,6 +21,8 @@ CREATE TABLE refit.migration (
 	relid oid NOT NULL,
 	relation text NOT NULL,
 	definition text NOT NULL,
+	set_clause text,		-- of a pass over rows
+	where_clause text,
 	strategy text,
 	state text NOT NULL DEFAULT 'queued' CHECK (state IN (
 		'queued', 'running', 'paused', 'ready', 'revertible',
@@ -147,6 +149,31 @@ CREATE TABLE refit.owed (
 	PRIMARY KEY (id, relid, conname)
 );
 
+-- The parts of a pass over rows, each a range of keys with its cursor; see
+-- src/rows/part.h.  They outlive a failed migration, for a retry to go on from.
+CREATE TABLE refit.pass (
+	id bigint NOT NULL,
+	number integer NOT NULL,
+	relid oid NOT NULL,
+	key_index oid NOT NULL,	-- 0: by positions
+	by_where boolean NOT NULL,
+	low text[],
+	high text[],
+	next_position bigint NOT NULL DEFAULT 0,
+	position_end bigint NOT NULL DEFAULT 0,
+	batch bigint NOT NULL DEFAULT 0,
+	batch_limit bigint NOT NULL DEFAULT 0,
+	suspects bigint NOT NULL DEFAULT 0,
+	errors integer NOT NULL DEFAULT 0,
+	poison boolean NOT NULL DEFAULT false,
+	total bigint NOT NULL DEFAULT 0,
+	scanned bigint NOT NULL DEFAULT 0,
+	touched bigint NOT NULL DEFAULT 0,
+	skipped bigint NOT NULL DEFAULT 0,
+	done boolean NOT NULL DEFAULT false,
+	PRIMARY KEY (id, number)
+) WITH (fillfactor = 25);
+
 CREATE TABLE refit.event (
 	at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	migration_id bigint,
@@ -209,6 +236,19 @@ RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_alter_table';
 CREATE FUNCTION refit.repack(relation regclass, order_by text DEFAULT NULL,
 	name text DEFAULT NULL, options jsonb DEFAULT '{}')
 RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_repack';
+
+CREATE FUNCTION refit.backfill(relation regclass, set_clause text,
+	where_clause text DEFAULT NULL, name text DEFAULT NULL,
+	options jsonb DEFAULT '{}')
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_backfill';
+
+CREATE FUNCTION refit.purge(relation regclass, where_clause text,
+	name text DEFAULT NULL, options jsonb DEFAULT '{}')
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_purge';
+
+CREATE FUNCTION refit.batched(relation regclass, statement text,
+	name text DEFAULT NULL, options jsonb DEFAULT '{}')
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_batched';
 
 CREATE FUNCTION refit.plan(relation regclass, actions text,
 	OUT step integer, OUT phase text, OUT what text, OUT lock text,
@@ -358,7 +398,8 @@ RETURN (SELECT s.begins + (s.ends - s.begins)
 		('rewrite', 'verify', 72, 92), ('rewrite', 'cutover', 92, 93),
 		('rewrite', 'validate', 93, 99),
 		('validate', 'alter', 0, 5), ('validate', 'validate', 5, 99),
-		('instant', 'alter', 0, 99), (NULL, 'settle', 99, 99),
+		('instant', 'alter', 0, 99), ('batches', 'batches', 0, 99),
+		(NULL, 'settle', 99, 99),
 		(NULL, 'window', 99, 99), (NULL, 'recheck', 10, 90),
 		(NULL, 'references', 90, 90), (NULL, 'revert', 90, 99), (NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)
 	WHERE s.phase = _percent.phase

@@ -17,7 +17,9 @@ typedef enum OptionType
 {
 	OPTION_DURATION,
 	OPTION_SIZE,
-	OPTION_COUNT
+	OPTION_COUNT,
+	OPTION_BOOL,
+	OPTION_ON_ERROR
 } OptionType;
 
 /* Every option that a migration takes. */
@@ -28,9 +30,13 @@ static const struct
 	const char *setting; /* PostgreSQL's, that it is a value of; or NULL */
 } options[] = {
 	{"chunk_time", OPTION_DURATION, NULL},
+	{"fire_triggers", OPTION_BOOL, NULL},
 	{"max_replica_lag", OPTION_DURATION, NULL},
 	{"maintenance_work_mem", OPTION_SIZE, "maintenance_work_mem"},
+	{"max_skipped", OPTION_COUNT, NULL},
+	{"on_error", OPTION_ON_ERROR, NULL},
 	{"parallel_workers", OPTION_COUNT, "max_parallel_maintenance_workers"},
+	{"workers", OPTION_COUNT, NULL},
 };
 
 /* The names of all options, for a hint. */
@@ -50,6 +56,7 @@ static bool
 is_valid(OptionType type, const char *value)
 {
 	int number;
+	bool truth;
 
 	switch (type)
 	{
@@ -59,6 +66,10 @@ is_valid(OptionType type, const char *value)
 			return parse_int(value, &number, GUC_UNIT_KB, NULL) && number > 0;
 		case OPTION_COUNT:
 			return parse_int(value, &number, 0, NULL) && number >= 0;
+		case OPTION_BOOL:
+			return parse_bool(value, &truth);
+		case OPTION_ON_ERROR:
+			return strcmp(value, "fail") == 0 || strcmp(value, "skip") == 0;
 	}
 	return false;
 }
@@ -67,8 +78,9 @@ is_valid(OptionType type, const char *value)
 void
 refit_options_check_value(const char *key, const char *value)
 {
-	static const char *const examples[] = {"a duration like \"500ms\"",
-										   "a size like \"64MB\"", "a number"};
+	static const char *const examples[] = {
+		"a duration like \"500ms\"", "a size like \"64MB\"", "a number",
+		"true or false", "\"fail\" or \"skip\""};
 
 	for (int i = 0; i < lengthof(options); i++)
 	{
@@ -121,6 +133,8 @@ refit_options_check(FunctionCallInfo fcinfo, int n)
 			refit_options_check_value(
 				key, DatumGetCString(DirectFunctionCall1(
 						 numeric_out, NumericGetDatum(v.val.numeric))));
+		else if (token == WJB_VALUE && v.type == jbvBool)
+			refit_options_check_value(key, v.val.boolean ? "true" : "false");
 		else if (token == WJB_VALUE)
 			refit_options_check_value(key, NULL);
 	}

@@ -24,6 +24,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "api/arguments.h"
 #include "api/options.h"
 #include "guc.h"
 #include "job/migration.h"
@@ -32,65 +33,9 @@
 #include "table/space.h"
 #include "util/sqlutil.h"
 
-/* In bytes; JSON may make six of each, and a payload has room for 8000. */
-#define LONGEST_NAME 1000
-
 PG_FUNCTION_INFO_V1(refit_alter_table);
 PG_FUNCTION_INFO_V1(refit_repack);
 PG_FUNCTION_INFO_V1(refit_plan);
-
-/* A text argument, or NULL. */
-static char *
-text_arg(FunctionCallInfo fcinfo, int n)
-{
-	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
-/* The name argument, or NULL.  A notification has to have room for it. */
-static char *
-name_arg(FunctionCallInfo fcinfo, int n)
-{
-	char *name = text_arg(fcinfo, n);
-
-	if (name != NULL && strlen(name) > LONGEST_NAME)
-		ereport(ERROR, (errcode(ERRCODE_NAME_TOO_LONG),
-						errmsg("the name of a migration must not be longer "
-							   "than %d bytes",
-							   LONGEST_NAME)));
-	return name;
-}
-
-/* A text argument that must be one of a few words. */
-static char *
-word_arg(FunctionCallInfo fcinfo, int n, const char *name,
-		 const char *const *words)
-{
-	char *value = text_arg(fcinfo, n);
-	StringInfoData list;
-
-	initStringInfo(&list);
-	for (int i = 0; words[i] != NULL; i++)
-	{
-		if (value != NULL && strcmp(value, words[i]) == 0)
-			return value;
-		appendStringInfo(&list, "%s\"%s\"", i > 0 ? ", " : "", words[i]);
-	}
-	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					errmsg("invalid value for %s: \"%s\"", name,
-						   value != NULL ? value : "NULL"),
-					errhint("Available values: %s.", list.data)));
-	return NULL;
-}
-
-/* The relation argument; NULL is an error. */
-static Oid
-relation_arg(FunctionCallInfo fcinfo)
-{
-	if (PG_ARGISNULL(0))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("relation must not be null")));
-	return PG_GETARG_OID(0);
-}
 
 /* Is an interval longer than nothing? */
 static int
@@ -154,14 +99,14 @@ refit_alter_table(PG_FUNCTION_ARGS)
 	RefitSubmission s = {.kind = "alter_table"};
 	int64 id;
 
-	s.relid = relation_arg(fcinfo);
-	s.definition = text_arg(fcinfo, 1);
+	s.relid = refit_relation_arg(fcinfo);
+	s.definition = refit_text_arg(fcinfo, 1);
 	if (s.definition == NULL)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("actions must not be null")));
-	s.name = name_arg(fcinfo, 2);
-	s.cutover = word_arg(fcinfo, 3, "cutover", cutovers);
-	s.verify = word_arg(fcinfo, 5, "verify", verifies);
+	s.name = refit_name_arg(fcinfo, 2);
+	s.cutover = refit_word_arg(fcinfo, 3, "cutover", cutovers);
+	s.verify = refit_word_arg(fcinfo, 5, "verify", verifies);
 	s.revertible = window_arg(fcinfo, 4);
 	s.options = refit_options_check(fcinfo, 6);
 	refit_plan_check_table(s.relid, true);
@@ -182,10 +127,10 @@ refit_repack(PG_FUNCTION_ARGS)
 	RefitPlanRequest request = {0};
 	int64 id;
 
-	s.relid = relation_arg(fcinfo);
+	s.relid = refit_relation_arg(fcinfo);
 	if (!PG_ARGISNULL(1))
-		s.definition = text_arg(fcinfo, 1);
-	s.name = name_arg(fcinfo, 2);
+		s.definition = refit_text_arg(fcinfo, 1);
+	s.name = refit_name_arg(fcinfo, 2);
 	s.options = refit_options_check(fcinfo, 3);
 	refit_plan_check_table(s.relid, false);
 	if ((id = refit_migration_find(&s)) != 0)

@@ -49,6 +49,7 @@
 #include "job/migration.h"
 #include "job/worker.h"
 #include "pass/governor.h"
+#include "rows/batch.h"
 #include "rows/constraint.h"
 #include "table/actions.h"
 #include "table/alter.h"
@@ -105,6 +106,8 @@ static void record_error(RefitMigration *m, const ErrorData *edata);
 
 static const Phase phases[] = {
 	{NULL, "plan", plan_step, false},
+	{"batches", "batches", refit_batch_step, false},
+	{"batches", "cleanup", refit_build_cleanup, true},
 	{"instant", "alter", refit_alter_step, false},
 	{"instant", "cleanup", refit_build_cleanup, true},
 	{"validate", "alter", refit_alter_step, false},
@@ -353,9 +356,9 @@ refit_migration_startable(void)
  * Steps
  */
 
-/* Phase plan: chooses the strategy, on the table as it is now. */
-static RefitOutcome
-plan_step(RefitMigration *m, RefitBudget *budget)
+/* Chooses the strategy of a change of the table's definition or order. */
+static char *
+plan_change(RefitMigration *m)
 {
 	AlterTableStmt *stmt = refit_actions_of(m);
 	RefitPlanRequest request = {.relid = m->relid,
@@ -365,14 +368,29 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 								.revertible = m->revertible};
 	RefitPlan *plan;
 
-	refit_plan_check_table(m->relid, stmt != NULL);
 	plan = refit_plan_make(&request);
 	refit_space_check(m->relid, plan->needs);
 	refit_space_save(m, plan->needs);
 	m->strategy = pstrdup(plan->strategy);
-	refit_catalog_event(
-		m, "plan", psprintf("strategy %s: %s", plan->strategy, plan->reason),
-		NULL);
+	return pstrdup(plan->reason);
+}
+
+/* Phase plan: chooses the strategy, on the table as it is now. */
+static RefitOutcome
+plan_step(RefitMigration *m, RefitBudget *budget)
+{
+	char *reason;
+
+	refit_plan_check_table(m->relid, strcmp(m->kind, "alter_table") == 0);
+	if (refit_statement_is_kind(m->kind))
+	{
+		m->strategy = "batches";
+		reason = refit_batch_plan(m);
+	}
+	else
+		reason = plan_change(m);
+	refit_catalog_event(m, "plan",
+						psprintf("strategy %s: %s", m->strategy, reason), NULL);
 	REFIT_FAULT("plan.made");
 	return REFIT_NEXT;
 }
@@ -510,6 +528,11 @@ finish(RefitMigration *m)
 	if (!refit_catalog_is_given_up(
 			m)) /* it got over whatever error there was */
 		forget_error(m);
+	if (m->goal == NULL) /* otherwise a retry goes on from them */
+		update_row(m,
+				   "DELETE FROM refit.pass WHERE id = $1 AND ($2 IS NULL)"
+				   " AND ($3 IS NULL) AND ($4 IS NULL)",
+				   NULL, NULL, NULL);
 	set_phase(m, NULL);
 	set_state(m, m->goal != NULL ? m->goal : "completed");
 	REFIT_FAULT("finish.written");
@@ -557,7 +580,7 @@ advance(RefitMigration *m, const Phase *phase)
 	if (advance_leaf(m, phase)) /* a cutover that waits is in no hurry */
 		return strcmp(m->state, "ready") == 0 ? REST_READY / Max(m->nleaves, 1)
 											  : 0;
-	if (strcmp(phase->name, "copy") == 0)
+	if (strcmp(phase->name, "copy") == 0 || strcmp(phase->name, "batches") == 0)
 		record_volume(m);
 	if (strcmp(phase->name, "cutover") == 0)
 		end_order_to_cut_over(m);
@@ -1058,7 +1081,8 @@ refit_migration_step(int64 id)
 
 	/* the cutover, and whatever a client may have been told, is durable */
 	if (m != NULL &&
-		(rest < 0 || m->phase == NULL || strcmp(m->phase, "copy") != 0))
+		(rest < 0 || m->phase == NULL ||
+		 (strcmp(m->phase, "copy") != 0 && strcmp(m->phase, "batches") != 0)))
 		ForceSyncCommit();
 	return rest;
 }
@@ -1272,10 +1296,11 @@ refit_migration_find(const RefitSubmission *s)
 static int64
 insert_row(const RefitSubmission *s)
 {
-	Oid types[11] = {TEXTOID, TEXTOID,	   OIDOID,	 TEXTOID, TEXTOID, TEXTOID,
-					 TEXTOID, INTERVALOID, JSONBOID, TEXTOID, TEXTOID};
-	Datum values[11];
-	bool nulls[11] = {false};
+	Oid types[13] = {TEXTOID, TEXTOID, OIDOID,		TEXTOID,  TEXTOID,
+					 TEXTOID, TEXTOID, INTERVALOID, JSONBOID, TEXTOID,
+					 TEXTOID, TEXTOID, TEXTOID};
+	Datum values[13];
+	bool nulls[13] = {false};
 	int64 id;
 
 	nulls[0] = s->name == NULL;
@@ -1291,11 +1316,16 @@ insert_row(const RefitSubmission *s)
 	values[8] = PointerGetDatum(s->options);
 	values[9] = CStringGetTextDatum(namespace_search_path);
 	values[10] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
+	nulls[11] = s->set_clause == NULL;
+	values[11] = nulls[11] ? (Datum) 0 : CStringGetTextDatum(s->set_clause);
+	nulls[12] = s->where_clause == NULL;
+	values[12] = nulls[12] ? (Datum) 0 : CStringGetTextDatum(s->where_clause);
 	SPI_connect();
 	refit_sql("WITH m AS (INSERT INTO refit.migration (name, kind, relid,"
 			  " relation, definition, cutover, verify, revertible, options,"
-			  " search_path, submitted_by, home, settings)"
-			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,"
+			  " search_path, submitted_by, set_clause, where_clause, home,"
+			  " settings)"
+			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 			  "  refit._home(), (SELECT jsonb_object_agg(name, setting)"
 			  "  FROM pg_catalog.pg_settings WHERE name IN ('TimeZone',"
 			  "   'DateStyle', 'IntervalStyle', 'bytea_output',"
@@ -1303,7 +1333,7 @@ insert_row(const RefitSubmission *s)
 			  "   'default_text_search_config', 'xmlbinary', 'xmloption')))"
 			  " RETURNING id), p AS (INSERT INTO refit.migration_progress (id)"
 			  " SELECT id FROM m) SELECT id FROM m",
-			  11, types, values, nulls);
+			  13, types, values, nulls);
 	id = strtoll(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
 				 NULL, 10);
 	SPI_finish();

@@ -25,6 +25,8 @@ typedef struct RefitSubmission
 	const char *kind;
 	Oid relid;
 	const char *definition;
+	const char *set_clause;	  /* of a pass over rows */
+	const char *where_clause; /* NULL: every row */
 	const char *cutover;
 	const char *verify;
 	Interval *revertible;

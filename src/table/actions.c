@@ -71,34 +71,6 @@ is_supported(AlterTableType type)
 	}
 }
 
-/* Says that an error's position is one in the actions, not in the query. */
-static void
-move_error_position(void *arg)
-{
-	int position = geterrposition();
-
-	if (position <= 0)
-		return;
-	errposition(0);
-	internalerrposition(position);
-	internalerrquery((const char *) arg);
-}
-
-/* Parses a statement, with errors that show it. */
-static List *
-parse_statement(char *sql)
-{
-	ErrorContextCallback callback = {.callback = move_error_position,
-									 .arg = sql,
-									 .previous = error_context_stack};
-	List *result;
-
-	error_context_stack = &callback;
-	result = raw_parser(sql, RAW_PARSE_DEFAULT);
-	error_context_stack = callback.previous;
-	return result;
-}
-
 /* Parses the text; exactly one ALTER TABLE comes out, or an ERROR. */
 static AlterTableStmt *
 parse_one(const char *actions)
@@ -107,7 +79,7 @@ parse_one(const char *actions)
 	Node *node;
 
 	statements =
-		parse_statement(psprintf("ALTER TABLE " PLACEHOLDER " %s", actions));
+		refit_sql_parse(psprintf("ALTER TABLE " PLACEHOLDER " %s", actions));
 	if (list_length(statements) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),

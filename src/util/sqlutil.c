@@ -15,6 +15,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
+#include "parser/parser.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -179,6 +180,34 @@ refit_sql_run_all(List *commands)
 		if (SPI_execute(lfirst(lc), false, 0) < 0)
 			elog(ERROR, "could not execute \"%s\"", (char *) lfirst(lc));
 	SPI_finish();
+}
+
+/* Says that an error's position is one in this text, not in the query. */
+static void
+move_error_position(void *arg)
+{
+	int position = geterrposition();
+
+	if (position <= 0)
+		return;
+	errposition(0);
+	internalerrposition(position);
+	internalerrquery((const char *) arg);
+}
+
+/* Parses SQL, with errors that show it. */
+List *
+refit_sql_parse(char *sql)
+{
+	ErrorContextCallback callback = {.callback = move_error_position,
+									 .arg = sql,
+									 .previous = error_context_stack};
+	List *result;
+
+	error_context_stack = &callback;
+	result = raw_parser(sql, RAW_PARSE_DEFAULT);
+	error_context_stack = callback.previous;
+	return result;
 }
 
 /* schema.table, quoted. */

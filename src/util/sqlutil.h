@@ -52,6 +52,9 @@ extern List *refit_sql_list(const char *sql, int nargs, Oid *types,
 /* Runs commands one after the other, with the caller's rights. */
 extern void refit_sql_run_all(List *commands);
 
+/* Parses SQL that a user wrote: a list of RawStmt. */
+extern List *refit_sql_parse(char *sql);
+
 /* schema.table, quoted. */
 extern char *refit_qualified_name(Oid relid);
 

@@ -1,0 +1,106 @@
+/*-------------------------------------------------------------------------
+ *
+ * part.h
+ *	  The parts of a pass over a table: ranges of keys with a cursor each.
+ *
+ * A part is a row of refit.pass.  A plain table has one, a partition tree one for
+ * each partition, and each of them several where more than one process is to work
+ * on it.  Together they have every row, and no two of them the same.
+ *
+ * The cursor is written in the transaction that does what it says is done.  It is
+ * a key of an index, or where the table has none to go by, a row's position.
+ * Parts outlive a failed or cancelled migration, so that refit.retry() goes on
+ * from them: nothing is done twice.
+ *
+ * Keys are stored as text, read and written under fixed settings.
+ *
+ * Locks: the caller's, on the table.  Rights: rows of ours are read and written
+ * as the bootstrap superuser; the planner is asked as the caller.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef REFIT_PART_H
+#define REFIT_PART_H
+
+#include "refit.h"
+
+#include "access/genam.h"
+#include "rows/statement.h"
+
+typedef struct RefitPart
+{
+	int number;
+	Oid relid;
+	Oid key_index; /* InvalidOid: by positions */
+	bool by_where; /* the index has, or finds, what the where clause asks for */
+	int nkeys;	   /* 0: by positions */
+	AttrNumber attnums[INDEX_MAX_KEYS];
+	Oid types[INDEX_MAX_KEYS];
+	Datum *low;		/* last key that is done with; NULL: none yet */
+	Datum *high;	/* last key of the part; NULL: all that come */
+	int64 position; /* next one, see refit_part_tid() */
+	int64 position_end;
+	int64 batch;	/* rows, or positions, of a batch */
+	int64 limit;	/* of a batch near a row that fails; 0: none */
+	int64 suspects; /* rows from low on, one of which fails */
+	int errors;		/* failures at this place */
+	bool poison;	/* the next row has failed by itself */
+	int64 total;	/* rows, about */
+	int64 scanned;	/* rows gone over */
+	int64 touched;	/* rows that the statement has written */
+	int64 skipped;	/* rows that failed and were left out */
+	bool done;
+} RefitPart;
+
+/* Of all parts together. */
+typedef struct RefitPartSums
+{
+	int count;
+	int64 total;
+	int64 scanned;
+	int64 touched;
+	int64 skipped;
+} RefitPartSums;
+
+/* What a migration's row says of the clauses; alias is the table's name. */
+extern RefitClauses *refit_part_clauses(const RefitMigration *m);
+
+/*
+ * Divides the table into parts, so many for each table that has rows, unless that
+ * was done before.  Returns what is to be said of it: by which index it goes.
+ */
+extern char *refit_part_divide(const RefitMigration *m,
+							   const RefitClauses *clauses, int each);
+/* Adds parts for partitions that have come since; false: there are none. */
+extern bool refit_part_add_new(const RefitMigration *m,
+							   const RefitClauses *clauses);
+
+/*
+ * The index that a pass would go by, or InvalidOid: by positions.  An ERROR where
+ * that cannot do.  by_where: see RefitPart; rows: how many it will go over, about.
+ */
+extern Oid refit_part_choose_index(Relation rel, const RefitClauses *clauses,
+								   bool *by_where, double *rows);
+
+/* The next part that is not done and that nobody has, locked; or NULL. */
+extern RefitPart *refit_part_next(const RefitMigration *m);
+extern void refit_part_save(const RefitMigration *m, const RefitPart *part);
+extern RefitPartSums refit_part_sums(const RefitMigration *m);
+
+/*
+ * Runs a query for a key of the part, as refit_statement_bound() makes it, in the
+ * caller's memory context; NULL: it has no row.
+ */
+extern Datum *refit_part_fetch_key(const RefitPart *part, const char *sql,
+								   int nargs, Oid *types, Datum *values);
+
+/* Fills in nkeys, attnums and types; an ERROR when the index is gone. */
+extern void refit_part_know_key(RefitPart *part);
+/* A key as (names)=(values), for messages. */
+extern char *refit_part_key_text(const RefitPart *part, const Datum *key);
+
+/* Positions: the tid of one, and the first of a block. */
+extern void refit_part_tid(int64 position, ItemPointer tid);
+extern int64 refit_part_position(BlockNumber block);
+
+#endif /* REFIT_PART_H */
