@@ -555,7 +555,6 @@ advance_leaf(RefitMigration *m, const Phase *phase)
 	}
 	m->progress.cursor = 0;
 	m->progress.cursor_end = 0;
-	refit_catalog_save_progress(m);
 	return true;
 }
 
@@ -571,15 +570,34 @@ end_order_to_cut_over(RefitMigration *m)
 		m->request = NULL;
 }
 
+/*
+ * The rest between two leaves.  A cutover that waits is in no hurry; otherwise
+ * it is as between two chunks, or a tree of many small leaves would never rest.
+ * Catch-up does not, since the leaves before go out of step again meanwhile.
+ */
+static int
+rest_between_leaves(RefitMigration *m, const Phase *phase, int worked_ms)
+{
+	if (strcmp(m->state, "ready") == 0)
+		return REST_READY / Max(m->nleaves, 1);
+	if (phase->step == refit_catchup_step)
+		return 0;
+	return refit_governor_after(m, worked_ms);
+}
+
 /* Goes to the next phase.  Returns the rest to take, or -1 at the end. */
 static int
-advance(RefitMigration *m, const Phase *phase)
+advance(RefitMigration *m, const Phase *phase, int worked_ms)
 {
 	const Phase *next = following_phase(m, phase);
 
-	if (advance_leaf(m, phase)) /* a cutover that waits is in no hurry */
-		return strcmp(m->state, "ready") == 0 ? REST_READY / Max(m->nleaves, 1)
-											  : 0;
+	if (advance_leaf(m, phase))
+	{
+		int rest = rest_between_leaves(m, phase, worked_ms);
+
+		refit_catalog_save_progress(m);
+		return rest;
+	}
 	if (strcmp(phase->name, "copy") == 0 || strcmp(phase->name, "batches") == 0)
 		record_volume(m);
 	if (strcmp(phase->name, "cutover") == 0)
@@ -939,7 +957,7 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 	switch (outcome)
 	{
 		case REFIT_NEXT:
-			return advance(m, phase);
+			return advance(m, phase, worked_ms);
 		case REFIT_RETURN:
 			m->progress.cursor = 0;
 			m->progress.cursor_end = 0;

@@ -233,6 +233,36 @@ same_key(RefitComparison *c, TupleTableSlot *a, TupleTableSlot *b)
 	return true;
 }
 
+/* What the handler was told. */
+typedef struct Told
+{
+	RefitFinding finding;
+	Datum *key; /* of the twin */
+} Told;
+
+/*
+ * Is a finding news?  A row that is out of step is met twice, by its key and
+ * where it stands.  The handler is told few before it stops the walk.
+ */
+static bool
+is_news(RefitComparison *c, RefitFinding finding, const Datum *key)
+{
+	Told *told;
+	ListCell *lc;
+
+	foreach(lc, c->told)
+	{
+		told = lfirst(lc);
+		if (told->finding == finding && compare_keys(&told->key, &key, c) == 0)
+			return false;
+	}
+	told = palloc(sizeof(Told));
+	told->finding = finding;
+	told->key = copy_key(c, key);
+	c->told = lappend(c->told, told);
+	return true;
+}
+
 /* Tells of a finding about a row; source NULL: only the twin has it. */
 static void
 tell(RefitComparison *c, RefitFinding finding, AttrNumber attnum,
@@ -244,6 +274,8 @@ tell(RefitComparison *c, RefitFinding finding, AttrNumber attnum,
 	if (source != NULL)
 		refit_transform_get_key(c->transform, source, source_key);
 	refit_transform_get_key(c->transform, twin, twin_key);
+	if (!is_news(c, finding, twin_key))
+		return;
 	c->handler(
 		c->handler_arg, finding, refit_transform_key_text(c->transform, twin),
 		attnum == 0

@@ -87,6 +87,7 @@ struct RefitComparison
 	RefitWalk twin_walk;
 	RefitFindingHandler handler;
 	void *handler_arg;
+	List *told;		/* what it was told */
 	bool stop;		/* set by the handler: go no further */
 	int64 compared; /* rows of the table that were held against the twin */
 	int64 skipped;	/* dirty ones */

@@ -9,6 +9,7 @@ use Test::More;
 use constant {
 	ROWS => 60_000,
 	DISK_MB => 64,
+	KEPT_MB => 6.4, # 10 %
 };
 
 # An ordinary user may mount a tmpfs in a namespace of his own.  There he is
@@ -70,8 +71,14 @@ sub fill
 	my ($blocks, $size) = $free =~ /(\d+)\*(\d+)/;
 
 	open(my $file, '>>', "$mount/fill") or die "cannot open $mount/fill: $!";
-	syswrite($file, "\0" x ($blocks * $size - $mb * 1024 * 1024));
+	syswrite($file, "\0" x int($blocks * $size - $mb * 1024 * 1024));
 	close $file;
+}
+
+# MB that the table takes in its tablespace.
+sub table_mb
+{
+	return $node->safe_psql('postgres', "SELECT pg_table_size('orders')") / 1024 / 1024;
 }
 
 # What a migration's row of progress says.
@@ -141,14 +148,29 @@ like(
 	'the worker refuses too, before anything is written');
 unlink "$mount/fill";
 
+# Submits a move to the small tablespace and holds its worker in the middle of
+# the copy, until the signals, which are kept for a moment, have been forgotten.
+sub hold_moving
+{
+	my ($free) = @_;
+
+	close_gate($node, 'postgres', 'orders', COPY_GATE);
+	my $moved = submit($node, 'postgres', 'orders',
+		actions => 'SET TABLESPACE small, ALTER COLUMN k TYPE int USING public.gate(k, -2)',
+		throttle => 0.3,
+		chunk_time => '10ms');
+	wait_gate($node, 'postgres', $moved, 'copy');
+	fill($free);
+	wait_for($node, 'postgres', 'what was read before is too old',
+		"SELECT max(at) < clock_timestamp() - interval '2 s' FROM refit.events"
+		  . " WHERE migration_id = $moved");
+	open_gate($node, COPY_GATE);
+	return $moved;
+}
+
 # Below min_free_disk in the middle of a copy.
 my $writer = start_writer($node, 'postgres', 'orders', ROWS, rate => 100);
-$id = submit($node, 'postgres', 'orders',
-	actions => 'SET TABLESPACE small',
-	throttle => 0.95,
-	chunk_time => '10ms');
-wait_copying($node, 'postgres', $id, ROWS / 50);
-fill(4);
+$id = hold_moving(4);
 wait_for($node, 'postgres', 'the migration stands still',
 	"SELECT throttled_by = 'free_disk' FROM refit.progress WHERE id = $id");
 my $before = progress($id, 'rows_done');
@@ -183,12 +205,7 @@ $node->safe_psql('postgres', 'ALTER TABLE orders SET TABLESPACE pg_default');
 $node->append_conf('postgresql.conf', 'refit.min_free_disk = 0');
 $node->reload;
 $writer = start_writer($node, 'postgres', 'orders', ROWS, rate => 100);
-$id = submit($node, 'postgres', 'orders',
-	actions => 'SET TABLESPACE small',
-	throttle => 0.95,
-	chunk_time => '10ms');
-wait_copying($node, 'postgres', $id, ROWS / 50);
-fill(0);
+$id = hold_moving(0);
 $node->safe_psql('postgres', "SELECT refit.throttle(0, id => $id)");
 wait_for($node, 'postgres', 'it waits for room',
 	"SELECT message ~ 'waiting for disk space: could not (extend|write)'"
@@ -212,7 +229,7 @@ check_clean($node, 'postgres', 'orders');
 # An order takes the table twice.
 $node->append_conf('postgresql.conf', 'refit.min_free_disk = 10');
 $node->reload;
-fill(18);
+fill(KEPT_MB + 1.5 * table_mb() + 0.5);
 ($status, $out, $err) = $node->psql('postgres',
 	"BEGIN; SELECT refit.repack('orders'); ROLLBACK");
 is($status, 0, 'there is room for a repack');
@@ -227,7 +244,7 @@ $node->safe_psql('postgres',
 close_gate($node, 'postgres', 'orders', INDEX_GATE);
 $id = submit($node, 'postgres', 'orders', actions => 'ALTER COLUMN id TYPE bigint');
 wait_gate($node, 'postgres', $id, 'index');
-fill(9);
+fill(KEPT_MB + 1);
 open_gate($node, INDEX_GATE);
 wait_for($node, 'postgres', 'it waits for room', <<"SQL");
 SELECT throttled_by = 'free_disk'
