@@ -20,6 +20,7 @@
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -292,12 +293,17 @@ refit_build_index(RefitMigration *m, RefitBudget *budget)
 													   : REFIT_NEXT;
 }
 
-/* Gathers a table's statistics. */
+/*
+ * Gathers a table's statistics.  Under the lock that ANALYZE takes, its name is
+ * not changed before that has found it.
+ */
 static void
 analyze(Oid relid)
 {
-	char *command = psprintf("ANALYZE %s", refit_qualified_name(relid));
+	char *command;
 
+	LockRelationOid(relid, ShareUpdateExclusiveLock);
+	command = psprintf("ANALYZE %s", refit_qualified_name(relid));
 	SPI_connect();
 	if (SPI_execute(command, false, 0) < 0)
 		elog(ERROR, "could not execute \"%s\"", command);
