@@ -250,6 +250,16 @@ CREATE FUNCTION refit.batched(relation regclass, statement text,
 	name text DEFAULT NULL, options jsonb DEFAULT '{}')
 RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_batched';
 
+CREATE FUNCTION refit.mirror_column(relation regclass, source_column name,
+	target_column name, expression text DEFAULT NULL,
+	reverse_expression text DEFAULT NULL, name text DEFAULT NULL,
+	options jsonb DEFAULT '{}')
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_mirror_column';
+
+CREATE FUNCTION refit.unmirror_column(relation regclass, target_column name,
+	name text DEFAULT NULL, options jsonb DEFAULT '{}')
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_unmirror_column';
+
 CREATE FUNCTION refit.plan(relation regclass, actions text,
 	OUT step integer, OUT phase text, OUT what text, OUT lock text,
 	OUT reason text, OUT bytes bigint, OUT estimated_duration interval)
@@ -363,6 +373,18 @@ $$;
 CREATE FUNCTION refit._capture()
 RETURNS trigger LANGUAGE C AS 'MODULE_PATHNAME', 'refit_capture';
 
+-- The trigger of a mirrored column, and what carries its rule in the WHEN clause:
+-- see src/rows/mirror_rule.h.
+CREATE FUNCTION refit._mirror()
+RETURNS trigger LANGUAGE C AS 'MODULE_PATHNAME', 'refit_mirror';
+
+CREATE FUNCTION refit._mirror_rule(source "any", target "any", expression "any")
+RETURNS boolean LANGUAGE C AS 'MODULE_PATHNAME', 'refit_mirror_rule';
+
+CREATE FUNCTION refit._mirror_rule(source "any", target "any", expression "any",
+	reverse_expression "any")
+RETURNS boolean LANGUAGE C AS 'MODULE_PATHNAME', 'refit_mirror_rule';
+
 --
 -- Looking
 --
@@ -399,6 +421,8 @@ RETURN (SELECT s.begins + (s.ends - s.begins)
 		('rewrite', 'validate', 93, 99),
 		('validate', 'alter', 0, 5), ('validate', 'validate', 5, 99),
 		('instant', 'alter', 0, 99), ('batches', 'batches', 0, 99),
+		('mirror', 'install', 0, 1), ('mirror', 'divide', 1, 1),
+		('mirror', 'batches', 1, 99), ('unmirror', 'detach', 0, 99),
 		(NULL, 'settle', 99, 99),
 		(NULL, 'window', 99, 99), (NULL, 'recheck', 10, 90),
 		(NULL, 'references', 90, 90), (NULL, 'revert', 90, 99), (NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)
@@ -456,6 +480,27 @@ FROM refit.event e
 	CROSS JOIN LATERAL (SELECT refit._may_see(m.relid, m.submitted_by)) AS s(may)
 ORDER BY e.at;
 
+CREATE FUNCTION refit._mirrors(relation regclass, OUT trigger text,
+	OUT source_column text, OUT target_column text, OUT expression text,
+	OUT reverse_expression text, OUT enabled boolean)
+RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_mirrors';
+
+-- The trigger is the record.  One that a partition has of its parent is left out.
+CREATE VIEW refit.mirrors AS
+SELECT t.tgrelid::regclass AS relation, r.source_column, r.target_column,
+	r.expression, r.reverse_expression, r.trigger, r.enabled,
+	b.id AS migration_id, b.state
+FROM pg_catalog.pg_trigger t
+	CROSS JOIN LATERAL refit._mirrors(t.tgrelid) AS r
+	LEFT JOIN LATERAL (SELECT m.id, m.state FROM refit.migration m
+		WHERE m.relid = t.tgrelid AND m.kind = 'mirror_column'
+			AND CASE WHEN m.kind = 'mirror_column'
+				THEN m.definition::pg_catalog.jsonb ->> 'target' END
+				= r.target_column
+		ORDER BY m.id DESC LIMIT 1) AS b ON true
+WHERE t.tgfoid = 'refit._mirror()'::regprocedure AND t.tgparentid = 0
+	AND r.trigger = t.tgname;
+
 CREATE FUNCTION refit._signals(OUT signal text, OUT value float8,
 	OUT soft_limit float8, OUT hard_limit float8, OUT unit text,
 	OUT state text, OUT reason text)
@@ -463,6 +508,6 @@ RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'refit_signals';
 
 CREATE VIEW refit.signals AS SELECT * FROM refit._signals();
 
-GRANT SELECT ON refit.progress, refit.migrations, refit.events, refit.signals
-	TO PUBLIC;
-REVOKE EXECUTE ON FUNCTION refit._capture() FROM PUBLIC;
+GRANT SELECT ON refit.progress, refit.migrations, refit.events, refit.signals,
+	refit.mirrors TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION refit._capture(), refit._mirror() FROM PUBLIC;

@@ -51,6 +51,7 @@
 #include "pass/governor.h"
 #include "rows/batch.h"
 #include "rows/constraint.h"
+#include "rows/mirror.h"
 #include "table/actions.h"
 #include "table/alter.h"
 #include "table/build.h"
@@ -102,12 +103,19 @@ typedef struct Phase
 } Phase;
 
 static RefitOutcome plan_step(RefitMigration *m, RefitBudget *budget);
+static RefitOutcome divide_step(RefitMigration *m, RefitBudget *budget);
 static void record_error(RefitMigration *m, const ErrorData *edata);
 
 static const Phase phases[] = {
 	{NULL, "plan", plan_step, false},
 	{"batches", "batches", refit_batch_step, false},
 	{"batches", "cleanup", refit_build_cleanup, true},
+	{"mirror", "install", refit_mirror_install, false},
+	{"mirror", "divide", divide_step, false},
+	{"mirror", "batches", refit_batch_step, false},
+	{"mirror", "cleanup", refit_build_cleanup, true},
+	{"unmirror", "detach", refit_mirror_detach, false},
+	{"unmirror", "cleanup", refit_build_cleanup, true},
 	{"instant", "alter", refit_alter_step, false},
 	{"instant", "cleanup", refit_build_cleanup, true},
 	{"validate", "alter", refit_alter_step, false},
@@ -387,11 +395,27 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 		m->strategy = "batches";
 		reason = refit_batch_plan(m);
 	}
+	else if (refit_mirror_strategy(m->kind) != NULL)
+	{
+		m->strategy = pstrdup(refit_mirror_strategy(m->kind));
+		reason = refit_mirror_plan(m);
+	}
 	else
 		reason = plan_change(m);
 	refit_catalog_event(m, "plan",
 						psprintf("strategy %s: %s", m->strategy, reason), NULL);
 	REFIT_FAULT("plan.made");
+	return REFIT_NEXT;
+}
+
+/*
+ * Phase divide: divides a table whose rows are passed over once the phases before
+ * have made sure that none is missed.
+ */
+static RefitOutcome
+divide_step(RefitMigration *m, RefitBudget *budget)
+{
+	refit_catalog_event(m, "plan", refit_batch_plan(m), NULL);
 	return REFIT_NEXT;
 }
 
