@@ -450,7 +450,8 @@ not_there_yet(Relation rel, const RefitClauses *clauses)
 		appendStringInfo(&sql,
 						 equality_is_identity(att)
 							 ? "%s%s.%s IS DISTINCT FROM (%s)"
-							 : "%sROW(%s.%s) OPERATOR(pg_catalog.*<>) ROW(%s)",
+							 : "%sROW(%s.%s)::record OPERATOR(pg_catalog.*<>) "
+							   "ROW(%s)::record",
 						 sql.len > 0 ? " OR " : "", name,
 						 quote_identifier(NameStr(att->attname)), value);
 	}
