@@ -90,9 +90,8 @@ plan_mirror(RefitSubmission *s, const RefitMirrorRequest *request)
 Datum
 refit_mirror_column(PG_FUNCTION_ARGS)
 {
-	RefitSubmission s = {.kind = "mirror_column",
-						 .cutover = "auto",
-						 .verify = "off"};
+	RefitSubmission s = {
+		.kind = "mirror_column", .cutover = "auto", .verify = "off"};
 	RefitMirrorRequest request = {0};
 	RefitClauses clauses = {0};
 	int64 id;
@@ -140,9 +139,8 @@ check_mirrored(Oid relid, const char *column)
 Datum
 refit_unmirror_column(PG_FUNCTION_ARGS)
 {
-	RefitSubmission s = {.kind = "unmirror_column",
-						 .cutover = "auto",
-						 .verify = "off"};
+	RefitSubmission s = {
+		.kind = "unmirror_column", .cutover = "auto", .verify = "off"};
 	RefitMirrorRequest request = {0};
 	int64 id;
 
@@ -176,10 +174,10 @@ refit_mirrors(PG_FUNCTION_ARGS)
 		bool nulls[MIRRORS_COLUMNS] = {false};
 
 		values[0] = CStringGetTextDatum(mirror->name);
-		values[1] = CStringGetTextDatum(
-			get_attname(relid, mirror->source, false));
-		values[2] = CStringGetTextDatum(
-			get_attname(relid, mirror->target, false));
+		values[1] =
+			CStringGetTextDatum(get_attname(relid, mirror->source, false));
+		values[2] =
+			CStringGetTextDatum(get_attname(relid, mirror->target, false));
 		values[3] = CStringGetTextDatum(mirror->expression);
 		nulls[4] = mirror->reverse == NULL;
 		if (!nulls[4])

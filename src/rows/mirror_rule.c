@@ -58,10 +58,9 @@
 static void
 refuse_text(const char *what)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_SYNTAX_ERROR),
-			 errmsg("%s must be one expression, nothing else", what),
-			 errhint("Write, for example, 'price * 100'.")));
+	ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
+					errmsg("%s must be one expression, nothing else", what),
+					errhint("Write, for example, 'price * 100'.")));
 }
 
 /* Parses an expression by itself, so that it cannot reach out of its place. */
@@ -148,10 +147,9 @@ refit_mirror_rule_assign(Relation rel, AttrNumber attnum, Node *expression)
 {
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
 	Oid type = exprType(expression);
-	Node *node =
-		coerce_to_target_type(NULL, copyObject(expression), type, att->atttypid,
-							  att->atttypmod, COERCION_ASSIGNMENT,
-							  COERCE_IMPLICIT_CAST, -1);
+	Node *node = coerce_to_target_type(
+		NULL, copyObject(expression), type, att->atttypid, att->atttypmod,
+		COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
 
 	if (node == NULL)
 		ereport(ERROR,
@@ -230,7 +228,8 @@ is_in_partition_key(Oid relid, const char *column)
 			continue;
 		rel = table_open(member, AccessShareLock);
 		result = has_partition_attrs(
-			rel, bms_make_singleton(attnum - FirstLowInvalidHeapAttributeNumber),
+			rel,
+			bms_make_singleton(attnum - FirstLowInvalidHeapAttributeNumber),
 			NULL);
 		table_close(rel, NoLock);
 		if (result)
@@ -278,16 +277,14 @@ refit_mirror_rule_make(const RefitMirrorRequest *request)
 	if (request->reverse != NULL)
 		check_writable(rel, request->source, mirror->source);
 	refit_set_local("search_path", request->search_path);
-	mirror->forward =
-		analyze_text(rel,
-					 request->expression != NULL
-						 ? request->expression
-						 : quote_identifier(request->source),
-					 mirror->source, mirror->target, "expression");
+	mirror->forward = analyze_text(
+		rel,
+		request->expression != NULL ? request->expression
+									: quote_identifier(request->source),
+		mirror->source, mirror->target, "expression");
 	if (request->reverse != NULL)
-		mirror->backward =
-			analyze_text(rel, request->reverse, mirror->target, mirror->source,
-						 "reverse_expression");
+		mirror->backward = analyze_text(rel, request->reverse, mirror->target,
+										mirror->source, "reverse_expression");
 	AtEOXact_GUC(false, guc_level);
 	mirror->name = makeObjectName(TRIGGER_PREFIX, request->target, NULL);
 	write_texts(request->relid, mirror);
@@ -327,9 +324,9 @@ refit_mirror_rule_create(Oid relid, const RefitMirror *mirror)
 char *
 refit_mirror_rule_set(Oid relid, const RefitMirror *mirror)
 {
-	return psprintf(
-		"%s = %s", quote_identifier(get_attname(relid, mirror->target, false)),
-		mirror->expression);
+	return psprintf("%s = %s",
+					quote_identifier(get_attname(relid, mirror->target, false)),
+					mirror->expression);
 }
 
 /*
@@ -489,13 +486,12 @@ refit_mirror_rule_check_others(Oid relid, const RefitMirror *mirror)
 			other->source != mirror->target &&
 			other->target != mirror->source && other->target != mirror->target)
 			continue;
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("a column of the pair is mirrored already"),
-				 errdetail("Column \"%s\" follows column \"%s\".",
-						   get_attname(relid, other->target, false),
-						   get_attname(relid, other->source, false)),
-				 errhint("Take that mirror away with "
-						 "refit.unmirror_column() first.")));
+		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
+						errmsg("a column of the pair is mirrored already"),
+						errdetail("Column \"%s\" follows column \"%s\".",
+								  get_attname(relid, other->target, false),
+								  get_attname(relid, other->source, false)),
+						errhint("Take that mirror away with "
+								"refit.unmirror_column() first.")));
 	}
 }

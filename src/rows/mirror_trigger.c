@@ -152,8 +152,7 @@ prepare_column(MirrorColumn *column)
 		column->value = ExecInitExpr((Expr *) column->expr, NULL);
 	if (column->standard != NULL &&
 		!contain_mutable_functions(column->standard))
-		column->default_value =
-			ExecInitExpr((Expr *) column->standard, NULL);
+		column->default_value = ExecInitExpr((Expr *) column->standard, NULL);
 }
 
 /* Switches to the owner's rights, if need be. */
@@ -337,8 +336,7 @@ refit_mirror(PG_FUNCTION_ARGS)
 	ResetExprContext(state->econtext);
 	state->econtext->ecxt_scantuple = slot;
 	begin_rights(state, &save);
-	column =
-		decide(state, slot, updates ? data->tg_trigslot : NULL, &value);
+	column = decide(state, slot, updates ? data->tg_trigslot : NULL, &value);
 	end_rights(state, &save);
 	if (column != NULL)
 	{
