@@ -192,6 +192,29 @@ CREATE TABLE refit.hold (
 	expires_at timestamptz NOT NULL
 );
 
+-- Operations that recur.  A copy of a row elsewhere is not heeded, see home.
+CREATE TABLE refit.schedule (
+	name text PRIMARY KEY,
+	relid regclass NOT NULL,
+	kind text NOT NULL,
+	arguments jsonb NOT NULL,
+	options jsonb NOT NULL,
+	every text NOT NULL,
+	time_window text,
+	at_window_end text NOT NULL
+		CHECK (at_window_end IN ('pause', 'cancel', 'finish')),
+	search_path text NOT NULL,
+	settings jsonb NOT NULL,	-- of the session that made it
+	home text NOT NULL,
+	scheduled_by text NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	next_run timestamptz NOT NULL,
+	last_run timestamptz,
+	last_migration bigint,
+	last_error text,
+	waits boolean NOT NULL DEFAULT false	-- paused by the end of the window
+);
+
 -- The server and database this is.  A copy of a row elsewhere, by a subscription
 -- or a restore, is never worked.
 CREATE FUNCTION refit._home()
@@ -199,6 +222,15 @@ RETURNS text LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 RETURN (SELECT system_identifier || '/' || d.oid
 	FROM pg_control_system(), pg_database d WHERE datname = current_database());
+
+-- The session's settings that change what a value is converted to.
+CREATE FUNCTION refit._settings()
+RETURNS jsonb LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN (SELECT jsonb_object_agg(name, setting) FROM pg_settings
+	WHERE name IN ('TimeZone', 'DateStyle', 'IntervalStyle', 'bytea_output',
+		'extra_float_digits', 'lc_monetary', 'lc_numeric', 'lc_time',
+		'default_text_search_config', 'xmlbinary', 'xmloption'));
 
 -- Would migrations of these two tables touch the same rows: is one the other,
 -- or in its partition tree?
@@ -222,6 +254,7 @@ SELECT pg_catalog.pg_extension_config_dump('refit.migration',
 SELECT pg_catalog.pg_extension_config_dump('refit.event',
 	'WHERE migration_id IN (SELECT id FROM refit.migration WHERE state IN (''completed'', ''cancelled'', ''failed'', ''reverted''))');
 SELECT pg_catalog.pg_extension_config_dump('refit.migration_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('refit.schedule', '');
 
 --
 -- Submitting work
@@ -259,6 +292,22 @@ RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_mirror_column';
 CREATE FUNCTION refit.unmirror_column(relation regclass, target_column name,
 	name text DEFAULT NULL, options jsonb DEFAULT '{}')
 RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_unmirror_column';
+
+CREATE FUNCTION refit.schedule(name text, every text, kind text,
+	relation regclass, arguments jsonb DEFAULT '{}', options jsonb DEFAULT '{}',
+	time_window text DEFAULT NULL, at_window_end text DEFAULT 'pause',
+	first_run timestamptz DEFAULT NULL)
+RETURNS timestamptz LANGUAGE C AS 'MODULE_PATHNAME', 'refit_schedule';
+
+CREATE FUNCTION refit.unschedule(name text)
+RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'refit_unschedule';
+
+-- What pg_cron calls every minute, where it is the clock.
+CREATE FUNCTION refit._tick()
+RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'refit_tick';
+
+CREATE FUNCTION refit._next_run(every text, after timestamptz)
+RETURNS timestamptz LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_next_run';
 
 CREATE FUNCTION refit.plan(relation regclass, actions text,
 	OUT step integer, OUT phase text, OUT what text, OUT lock text,
@@ -501,6 +550,24 @@ FROM pg_catalog.pg_trigger t
 WHERE t.tgfoid = 'refit._mirror()'::regprocedure AND t.tgparentid = 0
 	AND r.trigger = t.tgname;
 
+CREATE VIEW refit.schedules AS
+SELECT s.name, s.every, s.settings ->> 'TimeZone' AS time_zone, s.kind,
+	s.relid AS relation,
+	CASE WHEN v.may THEN s.arguments END AS arguments, s.options,
+	s.time_window, s.at_window_end, s.scheduled_by,
+	s.home = refit._home() AS active,
+	CASE WHEN s.home = refit._home() THEN s.next_run END AS next_run,
+	s.last_run,
+	CASE WHEN s.last_error IS NOT NULL THEN 'refused' ELSE m.state END
+		AS last_state,
+	s.last_migration,
+	CASE WHEN v.may THEN coalesce(s.last_error,
+		m.error_code || ': ' || m.error_message) END AS last_error
+FROM refit.schedule s
+	LEFT JOIN refit.migration m ON m.id = s.last_migration
+	CROSS JOIN LATERAL (SELECT refit._may_see(s.relid, s.scheduled_by)) AS v(may)
+ORDER BY s.name;
+
 CREATE FUNCTION refit._signals(OUT signal text, OUT value float8,
 	OUT soft_limit float8, OUT hard_limit float8, OUT unit text,
 	OUT state text, OUT reason text)
@@ -509,5 +576,6 @@ RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'refit_signals';
 CREATE VIEW refit.signals AS SELECT * FROM refit._signals();
 
 GRANT SELECT ON refit.progress, refit.migrations, refit.events, refit.signals,
-	refit.mirrors TO PUBLIC;
-REVOKE EXECUTE ON FUNCTION refit._capture(), refit._mirror() FROM PUBLIC;
+	refit.mirrors, refit.schedules TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION refit._capture(), refit._mirror(), refit._tick()
+	FROM PUBLIC;

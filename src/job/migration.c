@@ -1368,11 +1368,7 @@ insert_row(const RefitSubmission *s)
 			  " search_path, submitted_by, set_clause, where_clause, home,"
 			  " settings)"
 			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-			  "  refit._home(), (SELECT jsonb_object_agg(name, setting)"
-			  "  FROM pg_catalog.pg_settings WHERE name IN ('TimeZone',"
-			  "   'DateStyle', 'IntervalStyle', 'bytea_output',"
-			  "   'extra_float_digits', 'lc_monetary', 'lc_numeric', 'lc_time',"
-			  "   'default_text_search_config', 'xmlbinary', 'xmloption')))"
+			  "  refit._home(), refit._settings())"
 			  " RETURNING id), p AS (INSERT INTO refit.migration_progress (id)"
 			  " SELECT id FROM m) SELECT id FROM m",
 			  13, types, values, nulls);
