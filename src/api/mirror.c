@@ -104,7 +104,6 @@ refit_mirror_column(PG_FUNCTION_ARGS)
 	request.search_path = namespace_search_path;
 	s.name = refit_name_arg(fcinfo, 5);
 	s.options = refit_options_check(fcinfo, 6);
-	refit_options_check_triggers(s.options);
 	refit_plan_check_table(s.relid, true);
 	s.definition = write_definition(&request);
 	if ((id = refit_migration_find(&s)) != 0)

@@ -7,7 +7,6 @@
  */
 #include "postgres.h"
 
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
@@ -140,21 +139,4 @@ refit_options_check(FunctionCallInfo fcinfo, int n)
 			refit_options_check_value(key, NULL);
 	}
 	return jb;
-}
-
-/* Triggers are left out by superusers only, as by the setting. */
-void
-refit_options_check_triggers(const Jsonb *options)
-{
-	JsonbValue buf;
-	JsonbValue *value = getKeyJsonValueFromContainer(
-		(JsonbContainer *) &options->root, "fire_triggers",
-		strlen("fire_triggers"), &buf);
-
-	if (value != NULL && !superuser())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to set option \"fire_triggers\""),
-				 errdetail("It sets session_replication_role, which superusers "
-						   "may.")));
 }

@@ -17,7 +17,5 @@
 extern Jsonb *refit_options_check(FunctionCallInfo fcinfo, int n);
 /* Checks one option's value. */
 extern void refit_options_check_value(const char *key, const char *value);
-/* An ERROR for "fire_triggers" of who is no superuser. */
-extern void refit_options_check_triggers(const Jsonb *options);
 
 #endif /* REFIT_OPTIONS_H */
