@@ -48,6 +48,15 @@ UPDATE t SET price = NULL WHERE id = 7;
 UPDATE t SET cents = NULL WHERE id = 8;
 SELECT id, cents, round(price, 3) AS price FROM t WHERE id <= 8 ORDER BY id;
 
+-- A row that the backfill did not find, as if its key had gone past it, is filled
+-- by any UPDATE; a target that knows more is left alone
+ALTER TABLE t DISABLE TRIGGER USER;
+UPDATE t SET price = NULL WHERE id IN (20, 21);
+UPDATE t SET price = 0.2201 WHERE id = 22;
+ALTER TABLE t ENABLE ALWAYS TRIGGER "~refit_mirror_price";
+UPDATE t SET id = -id WHERE id IN (20, 22);
+SELECT id, cents, round(price, 4) AS price FROM t WHERE id IN (-20, 21, -22) ORDER BY id;
+
 -- Other ways to write
 INSERT INTO t (id, cents) VALUES (1, 700) ON CONFLICT (id) DO UPDATE SET cents = excluded.cents;
 INSERT INTO t (id, cents) VALUES (2, 700) ON CONFLICT (id) DO UPDATE SET price = excluded.price;

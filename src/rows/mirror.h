@@ -13,10 +13,11 @@
  *	  detach	drops the trigger
  *
  * Why every row is in step at the end: the lock waits for the end of every
- * transaction that has written without the trigger, so a row is either in the
- * table before the backfill begins, which looks at each row that is, or is
- * written with the trigger.  The backfill's UPDATE takes the newest version of
- * a row, as any UPDATE does, and the trigger fires for it too.
+ * transaction that has written without the trigger.  So the last version of a row
+ * was written either with the trigger, which has brought it in step; or before
+ * the backfill began, and then it is where the backfill looks for it.  The
+ * backfill's UPDATE takes the newest version, as any UPDATE does, and the trigger
+ * fires for it too.
  *
  * A crash leaves the trigger or does not, as its transaction has committed or
  * not; the phase says which.  The trigger is not taken away by a backfill that

@@ -11,8 +11,11 @@
  *	  the source, or both		the target follows the source
  *	  the target				the source follows the target; where there is no
  *								reverse expression, the target is put back
- *	  neither, in an UPDATE		nothing is evaluated: a row that the expression
- *								fails on can still be written otherwise
+ *	  neither, in an UPDATE		as the source, unless the expression fails
+ *
+ * The last is for the backfill, which a row may have escaped whose key or position
+ * is another one now.  A row that the expression fails on can still be written
+ * otherwise.
  *
  * In step is a pair whose target is what the expression makes of the source, so
  * that the backfill is left alone; and, where both were given, one whose source is
@@ -49,6 +52,7 @@
 #include "utils/rel.h"
 
 #include "rows/mirror_rule.h"
+#include "util/attempt.h"
 #include "util/sqlutil.h"
 
 /* One column of the pair. */
@@ -76,6 +80,17 @@ typedef struct MirrorValue
 	Datum value;
 	bool isnull;
 } MirrorValue;
+
+/* A row that is about to be written. */
+typedef struct MirrorRow
+{
+	MirrorState *state;
+	TupleTableSlot *slot;
+	bool source_given;
+	bool target_given;
+	MirrorColumn *column; /* which one is to be set; NULL: none */
+	MirrorValue value;
+} MirrorRow;
 
 PG_FUNCTION_INFO_V1(refit_mirror);
 PG_FUNCTION_INFO_V1(refit_mirror_rule);
@@ -279,34 +294,77 @@ is_given(const MirrorState *state, TupleTableSlot *slot, TupleTableSlot *old,
 					 value_in(old, column));
 }
 
-/* Decides which column is set to what; NULL: none. */
-static MirrorColumn *
-decide(MirrorState *state, TupleTableSlot *slot, TupleTableSlot *old,
-	   MirrorValue *value)
+/* Evaluates the expressions as far as need be, and decides. */
+static void
+bring_in_step(void *arg)
 {
-	MirrorColumn *source = &state->source;
-	MirrorColumn *target = &state->target;
-	bool source_given = is_given(state, slot, old, source);
-	bool target_given = is_given(state, slot, old, target);
-	MirrorValue forward;
+	MirrorRow *row = arg;
+	MirrorState *state = row->state;
+	TupleTableSlot *slot = row->slot;
+	MirrorValue source = value_in(slot, &state->source);
+	MirrorValue target = value_in(slot, &state->target);
+	MirrorValue forward = evaluate(state->target.value, state->econtext);
 	MirrorValue backward;
 
-	if (old != NULL && !source_given && !target_given)
-		return NULL;
-	forward = evaluate(target->value, state->econtext);
-	if (are_same(slot, target, forward, value_in(slot, target)))
-		return NULL;
-	*value = forward;
-	if (source->value == NULL || !target_given)
-		return target;
-	backward = evaluate(source->value, state->econtext);
-	if (are_same(slot, source, backward, value_in(slot, source)) &&
-		!value_in(slot, target).isnull)
-		return NULL;
-	if (source_given)
-		return target;
-	*value = backward;
-	return source;
+	if (are_same(slot, &state->target, forward, target))
+		return;
+	row->column = &state->target;
+	row->value = forward;
+	if (state->source.value == NULL ||
+		(row->source_given && !row->target_given))
+		return;
+	backward = evaluate(state->source.value, state->econtext);
+	if (are_same(slot, &state->source, backward, source) && !target.isnull)
+		row->column = NULL; /* it may know more */
+	else if (row->target_given && !row->source_given)
+	{
+		row->column = &state->source;
+		row->value = backward;
+	}
+}
+
+/* Is it an error of the value, rather than of the session or the server? */
+static bool
+is_of_a_value(int sqlerrcode)
+{
+	int category = ERRCODE_TO_CATEGORY(sqlerrcode);
+
+	return category != ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) &&
+		   category != ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) &&
+		   category != ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) &&
+		   category != ERRCODE_TO_CATEGORY(ERRCODE_INTERNAL_ERROR);
+}
+
+/* Decides which column of a row is set to what. */
+static void
+decide(MirrorRow *row, TupleTableSlot *old)
+{
+	MirrorState *state = row->state;
+	ErrorData *error;
+
+	row->source_given = is_given(state, row->slot, old, &state->source);
+	row->target_given = is_given(state, row->slot, old, &state->target);
+	if (old == NULL || row->source_given || row->target_given)
+	{
+		bring_in_step(row);
+		return;
+	}
+	error = refit_attempt(bring_in_step, row, true);
+	if (error == NULL)
+		return;
+	if (!is_of_a_value(error->sqlerrcode))
+		ReThrowError(error);
+	row->column = NULL;
+}
+
+/* The row with the value that was decided on. */
+static HeapTuple
+set_value(HeapTuple tuple, TupleDesc desc, MirrorRow *row)
+{
+	int attnum = row->column->attnum;
+
+	return heap_modify_tuple_by_cols(tuple, desc, 1, &attnum, &row->value.value,
+									 &row->value.isnull);
 }
 
 /* The trigger function. */
@@ -316,10 +374,7 @@ refit_mirror(PG_FUNCTION_ARGS)
 	TriggerData *data = (TriggerData *) fcinfo->context;
 	bool updates;
 	HeapTuple tuple;
-	TupleTableSlot *slot;
-	MirrorState *state;
-	MirrorColumn *column;
-	MirrorValue value;
+	MirrorRow row = {0};
 	RefitRights save;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BEFORE(data->tg_event) ||
@@ -329,23 +384,17 @@ refit_mirror(PG_FUNCTION_ARGS)
 						errmsg("refit._mirror() is the function of triggers "
 							   "that refit.mirror_column() makes"),
 						errhint("It cannot be called by hand.")));
-	state = mirror_state(fcinfo, data);
+	row.state = mirror_state(fcinfo, data);
 	updates = TRIGGER_FIRED_BY_UPDATE(data->tg_event);
 	tuple = updates ? data->tg_newtuple : data->tg_trigtuple;
-	slot = updates ? data->tg_newslot : data->tg_trigslot;
-	ResetExprContext(state->econtext);
-	state->econtext->ecxt_scantuple = slot;
-	begin_rights(state, &save);
-	column = decide(state, slot, updates ? data->tg_trigslot : NULL, &value);
-	end_rights(state, &save);
-	if (column != NULL)
-	{
-		int attnum = column->attnum;
-
-		tuple = heap_modify_tuple_by_cols(
-			tuple, RelationGetDescr(data->tg_relation), 1, &attnum,
-			&value.value, &value.isnull);
-	}
+	row.slot = updates ? data->tg_newslot : data->tg_trigslot;
+	ResetExprContext(row.state->econtext);
+	row.state->econtext->ecxt_scantuple = row.slot;
+	begin_rights(row.state, &save);
+	decide(&row, updates ? data->tg_trigslot : NULL);
+	end_rights(row.state, &save);
+	if (row.column != NULL)
+		tuple = set_value(tuple, RelationGetDescr(data->tg_relation), &row);
 	return PointerGetDatum(tuple); /* not PG_RETURN_..., for a trigger */
 }
 

@@ -22,7 +22,8 @@ my $table = 'CREATE TABLE m (id int PRIMARY KEY, a int, b numeric, expected int)
 my $out_of_step =
   "SELECT count(*) FROM m WHERE a IS DISTINCT FROM expected OR b IS DISTINCT FROM a * 3.0";
 
-# Writes to the source; and, once they are mirrored, to the target.
+# Writes to the source; and, once they are mirrored, to the target.  Moves rows to
+# where the backfill has been.
 sub start_load
 {
 	my ($mirrored) = @_;
@@ -43,7 +44,7 @@ UPDATE m SET b = :v * 3.0, expected = :v WHERE id = :id;
 \\elif :op = 4
 DELETE FROM m WHERE id = :id;
 \\else
-UPDATE m SET a = :v, expected = :v WHERE id = :id;
+UPDATE m SET id = -id WHERE id = :id AND NOT EXISTS (SELECT FROM m x WHERE x.id = -:id);
 \\endif
 SQL
 	$run->{run} = IPC::Run::start(
