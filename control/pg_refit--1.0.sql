@@ -196,6 +196,29 @@ CREATE TABLE refit.hold (
 	expires_at timestamptz NOT NULL
 );
 
+-- Operations that recur.  A copy of a row elsewhere is not heeded, see home.
+CREATE TABLE refit.schedule (
+	name text PRIMARY KEY,
+	relid regclass NOT NULL,
+	kind text NOT NULL,
+	arguments jsonb NOT NULL,
+	options jsonb NOT NULL,
+	every text NOT NULL,
+	time_window text,
+	at_window_end text NOT NULL
+		CHECK (at_window_end IN ('pause', 'cancel', 'finish')),
+	search_path text NOT NULL,
+	settings jsonb NOT NULL,	-- of the session that made it
+	home text NOT NULL,
+	scheduled_by text NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	next_run timestamptz NOT NULL,
+	last_run timestamptz,
+	last_migration bigint,
+	last_error text,
+	waits boolean NOT NULL DEFAULT false	-- paused by the end of the window
+);
+
 -- The server and database this is.  A copy of a row elsewhere, by a subscription
 -- or a restore, is never worked.
 CREATE FUNCTION refit._home()
@@ -203,6 +226,15 @@ RETURNS text LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 RETURN (SELECT system_identifier || '/' || d.oid
 	FROM pg_control_system(), pg_database d WHERE datname = current_database());
+
+-- The session's settings that change what a value is converted to.
+CREATE FUNCTION refit._settings()
+RETURNS jsonb LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN (SELECT jsonb_object_agg(name, setting) FROM pg_settings
+	WHERE name IN ('TimeZone', 'DateStyle', 'IntervalStyle', 'bytea_output',
+		'extra_float_digits', 'lc_monetary', 'lc_numeric', 'lc_time',
+		'default_text_search_config', 'xmlbinary', 'xmloption'));
 
 -- Would migrations of these two tables touch the same rows: is one the other,
 -- or in its partition tree?
@@ -226,6 +258,7 @@ SELECT pg_catalog.pg_extension_config_dump('refit.migration',
 SELECT pg_catalog.pg_extension_config_dump('refit.event',
 	'WHERE migration_id IN (SELECT id FROM refit.migration WHERE state IN (''completed'', ''cancelled'', ''failed'', ''reverted''))');
 SELECT pg_catalog.pg_extension_config_dump('refit.migration_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('refit.schedule', '');
 
 --
 -- Submitting work
@@ -253,6 +286,32 @@ RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_purge';
 CREATE FUNCTION refit.batched(relation regclass, statement text,
 	name text DEFAULT NULL, options jsonb DEFAULT '{}')
 RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_batched';
+
+CREATE FUNCTION refit.mirror_column(relation regclass, source_column name,
+	target_column name, expression text DEFAULT NULL,
+	reverse_expression text DEFAULT NULL, name text DEFAULT NULL,
+	options jsonb DEFAULT '{}')
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_mirror_column';
+
+CREATE FUNCTION refit.unmirror_column(relation regclass, target_column name,
+	name text DEFAULT NULL, options jsonb DEFAULT '{}')
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_unmirror_column';
+
+CREATE FUNCTION refit.schedule(name text, every text, kind text,
+	relation regclass, arguments jsonb DEFAULT '{}', options jsonb DEFAULT '{}',
+	time_window text DEFAULT NULL, at_window_end text DEFAULT 'pause',
+	first_run timestamptz DEFAULT NULL)
+RETURNS timestamptz LANGUAGE C AS 'MODULE_PATHNAME', 'refit_schedule';
+
+CREATE FUNCTION refit.unschedule(name text)
+RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'refit_unschedule';
+
+-- What pg_cron calls every minute, where it is the clock.
+CREATE FUNCTION refit._tick()
+RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'refit_tick';
+
+CREATE FUNCTION refit._next_run(every text, after timestamptz)
+RETURNS timestamptz LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_next_run';
 
 CREATE FUNCTION refit.plan(relation regclass, actions text,
 	OUT step integer, OUT phase text, OUT what text, OUT lock text,
@@ -367,6 +426,18 @@ $$;
 CREATE FUNCTION refit._capture()
 RETURNS trigger LANGUAGE C AS 'MODULE_PATHNAME', 'refit_capture';
 
+-- The trigger of a mirrored column, and what carries its rule in the WHEN clause:
+-- see src/rows/mirror_rule.h.
+CREATE FUNCTION refit._mirror()
+RETURNS trigger LANGUAGE C AS 'MODULE_PATHNAME', 'refit_mirror';
+
+CREATE FUNCTION refit._mirror_rule(source "any", target "any", expression "any")
+RETURNS boolean LANGUAGE C AS 'MODULE_PATHNAME', 'refit_mirror_rule';
+
+CREATE FUNCTION refit._mirror_rule(source "any", target "any", expression "any",
+	reverse_expression "any")
+RETURNS boolean LANGUAGE C AS 'MODULE_PATHNAME', 'refit_mirror_rule';
+
 --
 -- Looking
 --
@@ -403,6 +474,8 @@ RETURN (SELECT s.begins + (s.ends - s.begins)
 		('rewrite', 'validate', 93, 99),
 		('validate', 'alter', 0, 5), ('validate', 'validate', 5, 99),
 		('instant', 'alter', 0, 99), ('batches', 'batches', 0, 99),
+		('mirror', 'install', 0, 1), ('mirror', 'divide', 1, 1),
+		('mirror', 'batches', 1, 99), ('unmirror', 'detach', 0, 99),
 		(NULL, 'settle', 99, 99),
 		(NULL, 'window', 99, 99), (NULL, 'recheck', 10, 90),
 		(NULL, 'references', 90, 90), (NULL, 'revert', 90, 99), (NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)
@@ -460,6 +533,45 @@ FROM refit.event e
 	CROSS JOIN LATERAL (SELECT refit._may_see(m.relid, m.submitted_by)) AS s(may)
 ORDER BY e.at;
 
+CREATE FUNCTION refit._mirrors(relation regclass, OUT trigger text,
+	OUT source_column text, OUT target_column text, OUT expression text,
+	OUT reverse_expression text, OUT enabled boolean)
+RETURNS SETOF record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_mirrors';
+
+-- The trigger is the record.  One that a partition has of its parent is left out.
+CREATE VIEW refit.mirrors AS
+SELECT t.tgrelid::regclass AS relation, r.source_column, r.target_column,
+	r.expression, r.reverse_expression, r.trigger, r.enabled,
+	b.id AS migration_id, b.state
+FROM pg_catalog.pg_trigger t
+	CROSS JOIN LATERAL refit._mirrors(t.tgrelid) AS r
+	LEFT JOIN LATERAL (SELECT m.id, m.state FROM refit.migration m
+		WHERE m.relid = t.tgrelid AND m.kind = 'mirror_column'
+			AND CASE WHEN m.kind = 'mirror_column'
+				THEN m.definition::pg_catalog.jsonb ->> 'target' END
+				= r.target_column
+		ORDER BY m.id DESC LIMIT 1) AS b ON true
+WHERE t.tgfoid = 'refit._mirror()'::regprocedure AND t.tgparentid = 0
+	AND r.trigger = t.tgname;
+
+CREATE VIEW refit.schedules AS
+SELECT s.name, s.every, s.settings ->> 'TimeZone' AS time_zone, s.kind,
+	s.relid AS relation,
+	CASE WHEN v.may THEN s.arguments END AS arguments, s.options,
+	s.time_window, s.at_window_end, s.scheduled_by,
+	s.home = refit._home() AS active,
+	CASE WHEN s.home = refit._home() THEN s.next_run END AS next_run,
+	s.last_run,
+	CASE WHEN s.last_error IS NOT NULL THEN 'refused' ELSE m.state END
+		AS last_state,
+	s.last_migration,
+	CASE WHEN v.may THEN coalesce(s.last_error,
+		m.error_code || ': ' || m.error_message) END AS last_error
+FROM refit.schedule s
+	LEFT JOIN refit.migration m ON m.id = s.last_migration
+	CROSS JOIN LATERAL (SELECT refit._may_see(s.relid, s.scheduled_by)) AS v(may)
+ORDER BY s.name;
+
 CREATE FUNCTION refit._signals(OUT signal text, OUT value float8,
 	OUT soft_limit float8, OUT hard_limit float8, OUT unit text,
 	OUT state text, OUT reason text)
@@ -467,6 +579,7 @@ RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'refit_signals';
 
 CREATE VIEW refit.signals AS SELECT * FROM refit._signals();
 
-GRANT SELECT ON refit.progress, refit.migrations, refit.events, refit.signals
-	TO PUBLIC;
-REVOKE EXECUTE ON FUNCTION refit._capture() FROM PUBLIC;
+GRANT SELECT ON refit.progress, refit.migrations, refit.events, refit.signals,
+	refit.mirrors, refit.schedules TO PUBLIC;
+REVOKE EXECUTE ON FUNCTION refit._capture(), refit._mirror(), refit._tick()
+	FROM PUBLIC;

@@ -11,7 +11,8 @@
  * done stands in the tables of each database.
  *
  * Shared memory holds the requests to look again.  They come from processes
- * that end before their work is done, and from those that found no free slot.
+ * that end before their work is done, from those that found no free slot, and
+ * from scans that found something that will be due at a certain time.
  * A request is a hint and may be lost with the server, since everything is
  * looked at after its start.  The array is small; when it is full, all
  * databases are looked at.
@@ -65,8 +66,9 @@
 /* One database that somebody asked to look at, now or some time ago. */
 typedef struct LookRequest
 {
-	Oid database; /* InvalidOid: the entry is free */
-	bool wanted;  /* false: served, kept for the length of the pause */
+	Oid database;		   /* InvalidOid: the entry is free */
+	bool wanted;		   /* false: served, kept for the length of the pause */
+	TimestampTz scheduled; /* something is due in it then; 0: nothing is */
 	TimestampTz due;
 	TimestampTz asked;
 	int pause_ms;
@@ -176,7 +178,7 @@ find_request(Oid database)
 
 		if (request->database == database)
 			return request;
-		if (!request->wanted &&
+		if (!request->wanted && request->scheduled == 0 &&
 			(spare == NULL || request->asked < spare->asked))
 			spare = request;
 	}
@@ -238,6 +240,24 @@ ask(Oid database, LookReason reason)
 	SetLatch(&shared->proc->procLatch);
 }
 
+/* Has the database looked at by then; DT_NOEND: nothing is due in it. */
+void
+refit_launcher_look_at(Oid database, TimestampTz when)
+{
+	LookRequest *request;
+
+	if (!refit_launcher_is_there())
+		return;
+	SpinLockAcquire(&shared->mutex);
+	request = find_request(database);
+	if (request != NULL)
+		request->scheduled = when == DT_NOEND ? 0 : when;
+	else if (when != DT_NOEND)
+		shared->all_due = earlier_time(shared->all_due, when);
+	SpinLockRelease(&shared->mutex);
+	SetLatch(&shared->proc->procLatch);
+}
+
 /* Asks the launcher to look at a database again, for work cut short. */
 void
 refit_launcher_look_again(Oid database, bool in_vain)
@@ -257,6 +277,16 @@ static long
 ms_until(TimestampTz now, TimestampTz due, long at_most)
 {
 	return Min(at_most, (due - now) / 1000 + 1);
+}
+
+/* When a database is to be looked at; 0: not.  The caller holds the spinlock. */
+static TimestampTz
+due_time(const LookRequest *request)
+{
+	if (!request->wanted)
+		return request->scheduled;
+	return request->scheduled == 0 ? request->due
+								   : Min(request->due, request->scheduled);
 }
 
 /*
@@ -279,16 +309,18 @@ take_requests(Oid *databases, bool *all, long *sleep_ms)
 	for (int i = 0; i < MAX_REQUESTS; i++)
 	{
 		LookRequest *request = &shared->requests[i];
+		TimestampTz due = due_time(request);
 
-		if (!request->wanted)
+		if (due == 0)
 			continue;
-		if (request->due <= now)
+		if (due <= now)
 		{
 			request->wanted = false;
+			request->scheduled = 0;
 			databases[ntaken++] = request->database;
 		}
 		else
-			*sleep_ms = ms_until(now, request->due, *sleep_ms);
+			*sleep_ms = ms_until(now, due, *sleep_ms);
 	}
 	SpinLockRelease(&shared->mutex);
 	return ntaken;

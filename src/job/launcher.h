@@ -12,6 +12,8 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+
 extern PGDLLEXPORT void refit_launcher_main(Datum arg);
 
 /* From _PG_init while shared_preload_libraries are loaded: hooks, worker. */
@@ -23,6 +25,11 @@ extern void refit_launcher_register(void);
 extern void refit_launcher_look_again(Oid database, bool in_vain);
 /* The same for work that lacks a slot: in some seconds, however often asked. */
 extern void refit_launcher_look_later(Oid database);
+/*
+ * Has the database looked at by then, for what is due then; DT_NOEND: nothing is.
+ * It stands until it is set again, by the look.
+ */
+extern void refit_launcher_look_at(Oid database, TimestampTz when);
 /* Says that the launcher's scan of that number is done. */
 extern void refit_launcher_scan_done(uint32 number);
 /* Is there a launcher to rely on? */

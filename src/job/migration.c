@@ -53,6 +53,7 @@
 #include "pass/governor.h"
 #include "rows/batch.h"
 #include "rows/constraint.h"
+#include "rows/mirror.h"
 #include "table/actions.h"
 #include "table/alter.h"
 #include "table/build.h"
@@ -105,12 +106,19 @@ typedef struct Phase
 } Phase;
 
 static RefitOutcome plan_step(RefitMigration *m, RefitBudget *budget);
+static RefitOutcome divide_step(RefitMigration *m, RefitBudget *budget);
 static void record_error(RefitMigration *m, const ErrorData *edata);
 
 static const Phase phases[] = {
 	{NULL, "plan", plan_step, false},
 	{"batches", "batches", refit_batch_step, false},
 	{"batches", "cleanup", refit_build_cleanup, true},
+	{"mirror", "install", refit_mirror_install, false},
+	{"mirror", "divide", divide_step, false},
+	{"mirror", "batches", refit_batch_step, false},
+	{"mirror", "cleanup", refit_build_cleanup, true},
+	{"unmirror", "detach", refit_mirror_detach, false},
+	{"unmirror", "cleanup", refit_build_cleanup, true},
 	{"instant", "alter", refit_alter_step, false},
 	{"instant", "cleanup", refit_build_cleanup, true},
 	{"validate", "alter", refit_alter_step, false},
@@ -427,6 +435,11 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 		m->strategy = "batches";
 		reason = refit_batch_plan(m);
 	}
+	else if (refit_mirror_strategy(m->kind) != NULL)
+	{
+		m->strategy = pstrdup(refit_mirror_strategy(m->kind));
+		reason = refit_mirror_plan(m);
+	}
 	else
 	{
 		refit_plan_check_table(m->relid, strcmp(m->kind, "alter_table") == 0);
@@ -435,6 +448,17 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 	refit_catalog_event(m, "plan",
 						psprintf("strategy %s: %s", m->strategy, reason), NULL);
 	REFIT_FAULT("plan.made");
+	return REFIT_NEXT;
+}
+
+/*
+ * Phase divide: divides a table whose rows are passed over once the phases before
+ * have made sure that none is missed.
+ */
+static RefitOutcome
+divide_step(RefitMigration *m, RefitBudget *budget)
+{
+	refit_catalog_event(m, "plan", refit_batch_plan(m), NULL);
 	return REFIT_NEXT;
 }
 
@@ -1458,11 +1482,7 @@ insert_row(const RefitSubmission *s)
 			  " search_path, submitted_by, set_clause, where_clause, home,"
 			  " settings)"
 			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-			  "  refit._home(), (SELECT jsonb_object_agg(name, setting)"
-			  "  FROM pg_catalog.pg_settings WHERE name IN ('TimeZone',"
-			  "   'DateStyle', 'IntervalStyle', 'bytea_output',"
-			  "   'extra_float_digits', 'lc_monetary', 'lc_numeric', 'lc_time',"
-			  "   'default_text_search_config', 'xmlbinary', 'xmloption')))"
+			  "  refit._home(), refit._settings())"
 			  " RETURNING id), p AS (INSERT INTO refit.migration_progress (id)"
 			  " SELECT id FROM m) SELECT id FROM m",
 			  13, types, values, nulls);

@@ -77,6 +77,7 @@
 #include "guc.h"
 #include "job/launcher.h"
 #include "job/migration.h"
+#include "job/schedule.h"
 #include "job/worker.h"
 #include "refit.h"
 #include "util/fault.h"
@@ -656,6 +657,16 @@ claim_scan(Work *work)
 	work->done = try_session_lock(lock_tag(MyDatabaseId, LOCK_SCAN, 0));
 }
 
+/* Begins what recurs and is due, and has the launcher wake us for the rest. */
+static void
+run_schedules(Work *work)
+{
+	PushActiveSnapshot(GetTransactionSnapshot());
+	refit_launcher_look_at(MyDatabaseId, refit_schedule_look());
+	PopActiveSnapshot();
+	scan_requested = false; /* start_others comes next */
+}
+
 /*
  * Starts what can be started, staying for what has to wait where nobody else
  * comes back to it.
@@ -665,6 +676,7 @@ scan_database(Work *work)
 {
 	bool stays = false;
 
+	run_or_exit(work, run_schedules);
 	for (;;)
 	{
 		run_or_exit(work, start_others);

@@ -89,6 +89,38 @@ LANGUAGE sql AS $$
 	ALTER TABLE app.t ATTACH PARTITION app.t_middle FOR VALUES FROM (1500) TO (3500);
 $$;
 
+-- A table with a column for another one to follow; and with a mirror of it.
+CREATE FUNCTION lab.make_pair() RETURNS void
+LANGUAGE sql AS $$
+	SELECT lab.make_plain();
+	ALTER TABLE app.t ADD COLUMN follower int;
+$$;
+
+CREATE FUNCTION lab.make_mirrored() RETURNS void
+LANGUAGE sql AS $$
+	SELECT lab.make_pair();
+	CREATE TRIGGER mirror BEFORE INSERT OR UPDATE ON app.t FOR EACH ROW
+		WHEN (true OR refit._mirror_rule(new.k, new.follower, new.k + 1))
+		EXECUTE FUNCTION refit._mirror();
+$$;
+
+-- Does column follower of every row follow k, and is there a mirror to see to it?
+CREATE FUNCTION lab.is_mirrored() RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+	t regclass := (SELECT relid FROM lab.subject);
+	result boolean;
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = t
+		AND tgfoid = 'refit._mirror()'::regprocedure)
+	THEN
+		RETURN false;
+	END IF;
+	EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s WHERE follower IS DISTINCT FROM k + 1)', t)
+		INTO result;
+	RETURN result;
+END $$;
+
 -- The table, what hangs on it, and its oracle, as they are before a cell.
 CREATE FUNCTION lab.reset(maker text) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -300,7 +332,8 @@ LANGUAGE sql AS $$
 	UNION ALL
 	SELECT format('left: trigger %s on %s', tgname, tgrelid::regclass)
 		FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
-		WHERE tgname ~ 'refit' OR f.pronamespace = 'refit'::regnamespace
+		WHERE (tgname ~ 'refit' OR f.pronamespace = 'refit'::regnamespace)
+			AND proname <> '_mirror' -- it is there to stay
 	UNION ALL
 	SELECT 'left: relrewrite of ' || relname FROM pg_class WHERE relrewrite NOT IN (0, oid)
 	UNION ALL

@@ -17,6 +17,10 @@ $$;
 SELECT is(pg_temp.signature(name), signature, 'refit.' || name) FROM (VALUES
 	('alter_table', 'relation regclass, actions text, name text DEFAULT NULL::text, cutover text DEFAULT ''auto''::text, revertible interval DEFAULT NULL::interval, verify text DEFAULT ''full''::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
 	('repack', 'relation regclass, order_by text DEFAULT NULL::text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('mirror_column', 'relation regclass, source_column name, target_column name, expression text DEFAULT NULL::text, reverse_expression text DEFAULT NULL::text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('unmirror_column', 'relation regclass, target_column name, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('schedule', 'name text, every text, kind text, relation regclass, arguments jsonb DEFAULT ''{}''::jsonb, options jsonb DEFAULT ''{}''::jsonb, time_window text DEFAULT NULL::text, at_window_end text DEFAULT ''pause''::text, first_run timestamp with time zone DEFAULT NULL::timestamp with time zone -> timestamp with time zone'),
+	('unschedule', 'name text -> void'),
 	('pause', 'id bigint -> text'),
 	('revert', 'id bigint -> text'),
 	('finish', 'id bigint -> text'),
@@ -37,11 +41,13 @@ SELECT ok(proretset, 'refit.plan returns rows') FROM pg_proc
 SELECT ok(has_function_privilege('public', p.oid, 'EXECUTE'), 'public may execute ' || p.oid::regprocedure)
 	FROM pg_proc p WHERE pronamespace = 'refit'::regnamespace AND proname !~ '^_';
 SELECT ok(NOT has_function_privilege('public', 'refit._capture()', 'EXECUTE'), 'the capture function is not public');
+SELECT ok(NOT has_function_privilege('public', 'refit._mirror()', 'EXECUTE'), 'nor is that of mirrors');
+SELECT ok(NOT has_function_privilege('public', 'refit._tick()', 'EXECUTE'), 'nor the tick of pg_cron');
 SELECT is(count(*), 0::bigint, 'no function of ours is SECURITY DEFINER') FROM pg_proc
 	WHERE pronamespace = 'refit'::regnamespace AND prosecdef;
 
 -- views: the columns that must be there, and who may read them
-SELECT views_are('refit', '{events,migrations,progress,signals}'::name[]);
+SELECT views_are('refit', '{events,migrations,mirrors,progress,schedules,signals}'::name[]);
 SELECT has_column('refit', 'progress', c::name, 'refit.progress.' || c) FROM unnest(string_to_array(
 	'id name kind relation strategy state phase percent bar rows_done rows_total bytes_done bytes_total rows_per_second eta pending_changes throttled_by waiting_for worker_pid started_at phase_started_at message', ' ')) c;
 SELECT has_column('refit', 'migrations', c::name, 'refit.migrations.' || c) FROM unnest(string_to_array(
@@ -50,6 +56,10 @@ SELECT has_column('refit', 'events', c::name, 'refit.events.' || c)
 	FROM unnest(string_to_array('at migration_id kind phase message detail', ' ')) c;
 SELECT has_column('refit', 'signals', c::name, 'refit.signals.' || c)
 	FROM unnest(string_to_array('signal value soft_limit hard_limit unit state reason', ' ')) c;
+SELECT has_column('refit', 'mirrors', c::name, 'refit.mirrors.' || c) FROM unnest(string_to_array(
+	'relation source_column target_column expression reverse_expression trigger enabled migration_id state', ' ')) c;
+SELECT has_column('refit', 'schedules', c::name, 'refit.schedules.' || c) FROM unnest(string_to_array(
+	'name every time_zone kind relation arguments options time_window at_window_end scheduled_by active next_run last_run last_state last_migration last_error', ' ')) c;
 SET refit.min_free_disk = 20;
 SELECT results_eq($$SELECT signal, value > 0 AND value <= 100, soft_limit, hard_limit, unit,
 	state = CASE WHEN value <= 20 THEN 'stop' WHEN value < 24 THEN 'slow' ELSE 'ok' END,
@@ -93,7 +103,7 @@ SELECT throws_ok('SET refit.lock_timeout = 0', '22023', NULL, 'no endless wait f
 
 -- the history goes with a dump, work under way does not
 SELECT set_eq('SELECT relnamespace::regnamespace || ''.'' || relname FROM pg_extension, pg_class c WHERE c.oid = ANY (extconfig) AND extname = ''pg_refit''',
-	'{refit.migration,refit.event,refit.migration_id_seq}'::text[], 'what a dump carries');
+	'{refit.migration,refit.event,refit.migration_id_seq,refit.schedule}'::text[], 'what a dump carries');
 SELECT ok(NOT extrelocatable, 'not relocatable') FROM pg_extension WHERE extname = 'pg_refit';
 SELECT is(extnamespace, 'pg_catalog'::regnamespace::oid, 'no schema that can be dropped holds it') FROM pg_extension WHERE extname = 'pg_refit';
 

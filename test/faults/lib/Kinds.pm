@@ -158,6 +158,24 @@ our @KINDS = (
 		code => '23514',
 		changed => "SELECT EXISTS (SELECT FROM pg_constraint WHERE conname = 'n_range')",
 	},
+	{
+		# the trigger may be there when it has failed; the rows are not filled
+		name => 'mirror a column',
+		table => 'make_pair',
+		submit => "SELECT refit.mirror_column('app.t', 'k', 'follower', 'k + 1',"
+		  . ' options => \'{"chunk_time": "1ms"}\')',
+		final => 'completed',
+		changed => 'SELECT lab.is_mirrored()',
+		held => 'batches.chunk',
+		short => ['kill'],
+	},
+	{
+		name => 'take a mirror away',
+		table => 'make_mirrored',
+		submit => "SELECT refit.unmirror_column('app.t', 'follower')",
+		final => 'completed',
+		changed => 'SELECT NOT lab.is_mirrored()',
+	},
 );
 
 # name		in the table
