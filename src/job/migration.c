@@ -51,6 +51,7 @@
 #include "pass/governor.h"
 #include "rows/batch.h"
 #include "rows/constraint.h"
+#include "rows/validation.h"
 #include "table/actions.h"
 #include "table/alter.h"
 #include "table/build.h"
@@ -108,6 +109,8 @@ static const Phase phases[] = {
 	{NULL, "plan", plan_step, false},
 	{"batches", "batches", refit_batch_step, false},
 	{"batches", "cleanup", refit_build_cleanup, true},
+	{"check", "validate", refit_constraint_step, false},
+	{"check", "cleanup", refit_build_cleanup, true},
 	{"instant", "alter", refit_alter_step, false},
 	{"instant", "cleanup", refit_build_cleanup, true},
 	{"validate", "alter", refit_alter_step, false},
@@ -381,8 +384,16 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 {
 	char *reason;
 
-	refit_plan_check_table(m->relid, strcmp(m->kind, "alter_table") == 0);
-	if (refit_statement_is_kind(m->kind))
+	if (strcmp(m->kind, "validate_constraint") == 0)
+		refit_plan_check_owned(m->relid);
+	else
+		refit_plan_check_table(m->relid, strcmp(m->kind, "alter_table") == 0);
+	if (strcmp(m->kind, "validate_constraint") == 0)
+	{
+		m->strategy = "check";
+		reason = refit_validation_plan(m);
+	}
+	else if (refit_statement_is_kind(m->kind))
 	{
 		m->strategy = "batches";
 		reason = refit_batch_plan(m);

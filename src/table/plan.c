@@ -219,9 +219,9 @@ check_partitions(Relation root)
 	}
 }
 
-/* An ERROR unless this is a table that can be worked, by the caller. */
-void
-refit_plan_check_table(Oid relid, bool alters)
+/* Opens a relation of users that is an ordinary table of the caller. */
+static Relation
+open_owned(Oid relid)
 {
 	Relation rel = try_relation_open(relid, AccessShareLock);
 
@@ -235,6 +235,22 @@ refit_plan_check_table(Oid relid, bool alters)
 	if (OidIsValid(getExtensionOfObject(RelationRelationId, relid)) &&
 		RelationGetNamespace(rel) == get_namespace_oid(REFIT_SCHEMA, true))
 		refuse_kind(rel, "one of pg_refit's own tables", NULL);
+	return rel;
+}
+
+/* An ERROR unless this is a table of users, and the caller's. */
+void
+refit_plan_check_owned(Oid relid)
+{
+	relation_close(open_owned(relid), NoLock);
+}
+
+/* An ERROR unless this is a table that can be worked, by the caller. */
+void
+refit_plan_check_table(Oid relid, bool alters)
+{
+	Relation rel = open_owned(relid);
+
 	check_relatives(rel, alters);
 	check_indexes(rel);
 	check_partitions(rel);

@@ -48,6 +48,9 @@ typedef struct RefitPlan
  */
 extern void refit_plan_check_table(Oid relid, bool alters);
 
+/* An ERROR unless this is a table of users, not temporary, and the caller's. */
+extern void refit_plan_check_owned(Oid relid);
+
 extern RefitPlan *refit_plan_make(const RefitPlanRequest *request);
 
 /* The table's key that can be followed through the actions, or an ERROR. */

@@ -158,6 +158,13 @@ our @KINDS = (
 		code => '23514',
 		changed => "SELECT EXISTS (SELECT FROM pg_constraint WHERE conname = 'n_range')",
 	},
+	{
+		name => 'validate_constraint',
+		table => 'make_not_valid',
+		submit => "SELECT refit.validate_constraint('app.t', 't_place')",
+		final => 'completed',
+		changed => "SELECT convalidated FROM pg_constraint WHERE conname = 't_place'",
+	},
 );
 
 # name		in the table
