@@ -144,7 +144,11 @@ CREATE TABLE refit.owed (
 	id bigint NOT NULL,
 	relid oid NOT NULL,
 	conname name NOT NULL,
+	conoid oid NOT NULL DEFAULT 0,	-- once it was looked at
 	added boolean NOT NULL DEFAULT false, -- by the migration itself
+	depth integer NOT NULL DEFAULT 0,	-- below the table of the migration
+	filenode oid NOT NULL DEFAULT 0,	-- the storage that is being checked
+	since bigint NOT NULL DEFAULT 0,	-- rows of older xids were there before
 	done boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (id, relid, conname)
 );
@@ -313,6 +317,10 @@ RETURNS void LANGUAGE C AS 'MODULE_PATHNAME', 'refit_tick';
 CREATE FUNCTION refit._next_run(every text, after timestamptz)
 RETURNS timestamptz LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_next_run';
 
+CREATE FUNCTION refit.validate_constraint(relation regclass,
+	constraint_name name, name text DEFAULT NULL, options jsonb DEFAULT '{}')
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_validate_constraint';
+
 CREATE FUNCTION refit.plan(relation regclass, actions text,
 	OUT step integer, OUT phase text, OUT what text, OUT lock text,
 	OUT reason text, OUT bytes bigint, OUT estimated_duration interval)
@@ -473,6 +481,7 @@ RETURN (SELECT s.begins + (s.ends - s.begins)
 		('rewrite', 'verify', 72, 92), ('rewrite', 'cutover', 92, 93),
 		('rewrite', 'validate', 93, 99),
 		('validate', 'alter', 0, 5), ('validate', 'validate', 5, 99),
+		('check', 'validate', 0, 99),
 		('instant', 'alter', 0, 99), ('batches', 'batches', 0, 99),
 		('mirror', 'install', 0, 1), ('mirror', 'divide', 1, 1),
 		('mirror', 'batches', 1, 99), ('unmirror', 'detach', 0, 99),

@@ -54,6 +54,7 @@
 #include "rows/batch.h"
 #include "rows/constraint.h"
 #include "rows/mirror.h"
+#include "rows/validation.h"
 #include "table/actions.h"
 #include "table/alter.h"
 #include "table/build.h"
@@ -119,6 +120,8 @@ static const Phase phases[] = {
 	{"mirror", "cleanup", refit_build_cleanup, true},
 	{"unmirror", "detach", refit_mirror_detach, false},
 	{"unmirror", "cleanup", refit_build_cleanup, true},
+	{"check", "validate", refit_constraint_step, false},
+	{"check", "cleanup", refit_build_cleanup, true},
 	{"instant", "alter", refit_alter_step, false},
 	{"instant", "cleanup", refit_build_cleanup, true},
 	{"validate", "alter", refit_alter_step, false},
@@ -429,7 +432,13 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 {
 	char *reason;
 
-	if (refit_statement_is_kind(m->kind))
+	if (strcmp(m->kind, "validate_constraint") == 0)
+	{
+		refit_plan_check_owned(m->relid);
+		m->strategy = "check";
+		reason = refit_validation_plan(m);
+	}
+	else if (refit_statement_is_kind(m->kind))
 	{
 		refit_plan_check_rows(m->relid);
 		m->strategy = "batches";

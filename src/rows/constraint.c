@@ -4,118 +4,119 @@
  *	  Phase validate: checking existing rows in chunks.  See constraint.h.
  *
  * progress.cursor is the next block of the constraint that comes first in
- * refit.owed; cursor_end its table's length when the check began.  Blocks that
- * come later hold rows written under the constraint.
+ * refit.owed; cursor_end its table's length when the check began.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
 #include "access/table.h"
-#include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "job/catalog.h"
 #include "pass/governor.h"
 #include "rows/constraint.h"
+#include "rows/violation.h"
+#include "rows/violation_sql.h"
 #include "util/fault.h"
+#include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
-/* Blocks checked by one query. */
-#define RANGE_BLOCKS 512
+/*
+ * Blocks looked at by the first query of a chunk, and by the largest one.  Each
+ * has twice as many as the one before, since it may hash the referenced table.
+ */
+#define FIRST_BLOCKS 512
+#define MOST_BLOCKS 32768
 
 /* A constraint that is owed. */
 typedef struct Owed
 {
-	Oid relid;
-	Oid oid; /* InvalidOid: it is gone */
+	RefitConstraint constraint;
+	char *listed_as; /* its name in refit.owed */
 	bool valid;
-	char *name;
-	char *type;
-	char *query; /* rows of a ctid range that violate it */
-	Oid target;	 /* of a foreign key: the table it refers to */
-	Oid target_index;
+	Oid filenode; /* the storage that is being checked; 0: none yet */
+	int64 since;  /* the oldest transaction running when that began */
 } Owed;
 
-/* clang-format off */
+/* A number of a row, 0 for NULL. */
+static int64
+number_of(HeapTuple row, TupleDesc desc, int column)
+{
+	char *value = SPI_getvalue(row, desc, column);
 
-/* A cast to an operator's declared operand, where there is such a type. */
-#define OPERAND_CAST(column, alias) \
-	" CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'p' THEN '' ELSE" \
-	"  format('::%I.%I', tn.nspname, t.typname) END" \
-	"  FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace tn" \
-	"   ON tn.oid = t.typnamespace WHERE t.oid = " column ") AS " alias \
-	"(as_type)"
+	return value != NULL ? strtoll(value, NULL, 10) : 0;
+}
+
+/* A text of a row in the current context. */
+static char *
+text_of(HeapTuple row, TupleDesc desc, int column)
+{
+	char *value = SPI_getvalue(row, desc, column);
+
+	return value != NULL ? pstrdup(value) : NULL;
+}
+
+/* The columns of next_owed's query. */
+enum
+{
+	COL_RELID = 1,
+	COL_OID,
+	COL_LISTED_AS,
+	COL_NAME,
+	COL_TYPE,
+	COL_VALID,
+	COL_TARGET,
+	COL_TARGET_INDEX,
+	COL_TEMPORAL,
+	COL_FILENODE,
+	COL_SINCE,
+	COL_KEY,
+	COL_REFERENCE,
+	COL_VIOLATES
+};
+
+/* Fills an entry from a row of that query. */
+static Owed *
+read_owed(HeapTuple row, TupleDesc desc)
+{
+	Owed *owed = palloc0(sizeof(Owed));
+	RefitConstraint *c = &owed->constraint;
+
+	c->relid = number_of(row, desc, COL_RELID);
+	c->oid = number_of(row, desc, COL_OID);
+	owed->listed_as = text_of(row, desc, COL_LISTED_AS);
+	owed->valid = number_of(row, desc, COL_VALID) != 0;
+	owed->filenode = number_of(row, desc, COL_FILENODE);
+	owed->since = number_of(row, desc, COL_SINCE);
+	if (!OidIsValid(c->oid))
+		return owed;
+	c->name = text_of(row, desc, COL_NAME);
+	c->type = text_of(row, desc, COL_TYPE)[0];
+	c->target = number_of(row, desc, COL_TARGET);
+	c->target_index = number_of(row, desc, COL_TARGET_INDEX);
+	c->by_trigger = number_of(row, desc, COL_TEMPORAL) != 0;
+	c->key = text_of(row, desc, COL_KEY);
+	c->reference = text_of(row, desc, COL_REFERENCE);
+	c->violates = text_of(row, desc, COL_VIOLATES);
+	return owed;
+}
 
 /*
- * How a foreign key compares one column: with its own operator and, where the
- * columns have two collations, with that of the referenced one.
+ * The next constraint to check, or NULL.  From the first look on it is known by
+ * its oid: it may be renamed.
  */
-#define KEY_IS_EQUAL \
-	"format('p.%I%s OPERATOR(%I.%s) x.%I%s%s', pa.attname, l.as_type," \
-	" n.nspname, o.oprname, fa.attname, r.as_type," \
-	" CASE WHEN pa.attcollation <> fa.attcollation THEN" \
-	" (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname)" \
-	"  FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn" \
-	"  ON cn.oid = co.collnamespace WHERE co.oid = pa.attcollation) END)"
-
-/*
- * The query that finds a violating row between two ctids, by the kind of
- * constraint.  A foreign key compares with its own operators, as RI does, and
- * looks at all partitions of a partitioned table; the casts keep others of the
- * same name, which anybody may have made, from being a better match.
- */
-#define REFERENCED \
-	"CASE (SELECT relkind FROM pg_catalog.pg_class WHERE oid = c.confrelid)" \
-	" WHEN 'p' THEN '' ELSE 'ONLY ' END || c.confrelid::regclass"
-
-#define VIOLATION_QUERY \
-	"CASE c.contype WHEN 'c' THEN" \
-	" format('SELECT left(x::text, 1000) FROM ONLY %s x" \
-	"  WHERE x.ctid >= $1 AND" \
-	"  x.ctid < $2 AND NOT (%s) LIMIT 1', c.conrelid::regclass," \
-	"  pg_get_expr(c.conbin, c.conrelid))" \
-	" WHEN 'f' THEN (SELECT format('SELECT (SELECT r FROM (SELECT %s) r)::text" \
-	"  FROM ONLY %s x WHERE x.ctid >= $1 AND x.ctid < $2 AND %s LIMIT 1'," \
-	"  string_agg(format('x.%I', fa.attname), ', ' ORDER BY k.n)," \
-	"  c.conrelid::regclass," \
-	"  CASE WHEN c.confmatchtype = 'f' THEN" \
-	"   format('NOT (%s) AND (%s OR NOT EXISTS (SELECT FROM %s p" \
-	"    WHERE %s))'," \
-	"    string_agg(format('x.%I IS NULL', fa.attname), ' AND ')," \
-	"    string_agg(format('x.%I IS NULL', fa.attname), ' OR ')," \
-	"    " REFERENCED ", string_agg(e.equal, ' AND '))" \
-	"  ELSE format('%s AND NOT EXISTS (SELECT FROM %s p WHERE %s)'," \
-	"    string_agg(format('x.%I IS NOT NULL', fa.attname), ' AND ')," \
-	"    " REFERENCED ", string_agg(e.equal, ' AND ')) END)" \
-	"  FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY" \
-	"   AS k(f, p, op, n)" \
-	"  JOIN pg_catalog.pg_attribute fa ON fa.attrelid = c.conrelid" \
-	"   AND fa.attnum = k.f" \
-	"  JOIN pg_catalog.pg_attribute pa ON pa.attrelid = c.confrelid" \
-	"   AND pa.attnum = k.p" \
-	"  JOIN pg_catalog.pg_operator o ON o.oid = k.op" \
-	"  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace" \
-	OPERAND_CAST("o.oprleft", "l") OPERAND_CAST("o.oprright", "r") \
-	" CROSS JOIN LATERAL (SELECT " KEY_IS_EQUAL ") AS e(equal)) END"
-
-/* clang-format on */
-
-/* The next constraint to check, or NULL. */
 static Owed *
 next_owed(const RefitMigration *m)
 {
@@ -125,39 +126,36 @@ next_owed(const RefitMigration *m)
 	Owed *owed = NULL;
 
 	SPI_connect();
-	refit_sql("SELECT w.relid::int8, coalesce(c.oid, 0)::int8, w.conname,"
-			  " c.contype, coalesce(c.convalidated, true), " VIOLATION_QUERY
-			  ", c.confrelid::int8, c.conindid::int8"
+	refit_sql("UPDATE refit.owed w SET conoid = c.oid"
+			  " FROM pg_catalog.pg_constraint c WHERE w.id = $1"
+			  " AND w.conoid = 0 AND NOT w.done AND c.conrelid = w.relid"
+			  " AND c.conname = w.conname",
+			  1, types, values, NULL);
+	refit_sql("SELECT w.relid::int8, c.oid::int8, w.conname, c.conname,"
+			  " c.contype, c.convalidated::int4, c.confrelid::int8,"
+			  " c.conindid::int8, " IS_TEMPORAL "::int4, w.filenode::int8,"
+			  " w.since, " KEY_OF_ROW ", " REFERENCE_OF_ROW ", " ROW_VIOLATES
 			  " FROM refit.owed w LEFT JOIN pg_catalog.pg_constraint c"
-			  "  ON c.conrelid = w.relid AND c.conname = w.conname"
-			  " WHERE w.id = $1 AND NOT w.done ORDER BY"
-			  "  (SELECT count(*) FROM pg_partition_ancestors(w.relid)) DESC,"
-			  "  w.relid, w.conname LIMIT 1",
+			  "  ON c.oid = w.conoid AND c.conrelid = w.relid"
+			  " WHERE w.id = $1 AND NOT w.done"
+			  " ORDER BY w.depth DESC, w.relid, w.conname LIMIT 1",
 			  1, types, values, NULL);
 	if (SPI_processed > 0)
 	{
-		HeapTuple row = SPI_tuptable->vals[0];
-		TupleDesc desc = SPI_tuptable->tupdesc;
 		MemoryContext old = MemoryContextSwitchTo(context);
-		char *type = SPI_getvalue(row, desc, 4);
-		char *query = SPI_getvalue(row, desc, 6);
-		char *target = SPI_getvalue(row, desc, 7);
-		char *target_index = SPI_getvalue(row, desc, 8);
 
-		owed = palloc0(sizeof(Owed));
-		owed->relid = strtoul(SPI_getvalue(row, desc, 1), NULL, 10);
-		owed->oid = strtoul(SPI_getvalue(row, desc, 2), NULL, 10);
-		owed->name = pstrdup(SPI_getvalue(row, desc, 3));
-		owed->type = type != NULL ? pstrdup(type) : NULL;
-		owed->valid = SPI_getvalue(row, desc, 5)[0] == 't';
-		owed->query = query != NULL ? pstrdup(query) : NULL;
-		owed->target = target != NULL ? strtoul(target, NULL, 10) : 0;
-		owed->target_index =
-			target_index != NULL ? strtoul(target_index, NULL, 10) : 0;
+		owed = read_owed(SPI_tuptable->vals[0], SPI_tuptable->tupdesc);
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
 	return owed;
+}
+
+/* Are both ends of a foreign key ours to read, whatever rights they give? */
+static bool
+owns_both_ends(const RefitConstraint *c)
+{
+	return refit_owns_relation(c->relid) && refit_owns_relation(c->target);
 }
 
 /*
@@ -173,127 +171,45 @@ lock_owed(const RefitMigration *m)
 	for (;;)
 	{
 		Owed *owed = next_owed(m);
+		RefitConstraint *c;
 
-		if (owed == NULL || (owed->relid == relid && owed->target == other))
+		if (owed == NULL)
+			return NULL;
+		c = &owed->constraint;
+		if (c->relid == relid && c->target == other)
+		{
+			if (OidIsValid(c->target) && !owns_both_ends(c))
+				c->by_trigger = true;
 			return owed;
-		relid = owed->relid;
-		other = owed->target;
+		}
+		relid = c->relid;
+		other = c->target;
 		LockRelationOid(relid, AccessShareLock);
 		if (OidIsValid(other))
 			LockRelationOid(other, AccessShareLock);
 	}
 }
 
-/* The row between two blocks that violates the constraint, or NULL. */
-static char *
-find_violation(const Owed *owed, BlockNumber from, BlockNumber end)
-{
-	Oid types[2] = {TIDOID, TIDOID};
-	Datum values[2];
-	ItemPointerData first;
-	ItemPointerData last;
-	MemoryContext context = CurrentMemoryContext;
-	char *result = NULL;
-	Oid userid;
-	int sec_context;
-
-	ItemPointerSet(&first, from, 0);
-	ItemPointerSet(&last, end, 0);
-	values[0] = PointerGetDatum(&first);
-	values[1] = PointerGetDatum(&last);
-	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(userid, sec_context | SECURITY_NOFORCE_RLS);
-	SPI_connect();
-	if (SPI_execute_with_args(owed->query, 2, types, values, NULL, false, 1) <
-		0)
-		elog(ERROR, "could not execute \"%s\"", owed->query);
-	if (SPI_processed > 0)
-	{
-		char *value =
-			SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-
-		result = MemoryContextStrdup(context, value != NULL ? value : "");
-	}
-	SPI_finish();
-	SetUserIdAndSecContext(userid, sec_context);
-	return result;
-}
-
-/* Are both ends of a foreign key ours to read, whatever rights they give? */
-static bool
-owns_both_ends(const Owed *owed)
-{
-	return refit_owns_relation(owed->relid) &&
-		   refit_owns_relation(owed->target);
-}
-
-/* Holds one row to a foreign key, as its trigger would. */
-static void
-check_row(Relation rel, TupleTableSlot *slot, Trigger *trigger)
-{
-	LOCAL_FCINFO(fcinfo, 0);
-	TriggerData data = {.type = T_TriggerData};
-
-	MemSet(fcinfo, 0, SizeForFunctionCallInfo(0));
-	data.tg_event = TRIGGER_EVENT_INSERT | TRIGGER_EVENT_ROW;
-	data.tg_relation = rel;
-	data.tg_trigtuple = ExecFetchSlotHeapTuple(slot, false, NULL);
-	data.tg_trigslot = slot;
-	data.tg_trigger = trigger;
-	fcinfo->context = (Node *) &data;
-	(void) RI_FKey_check_ins(fcinfo);
-}
-
-/*
- * Holds the rows between two blocks to a foreign key, one by one, as
- * validateForeignKeyConstraint() does it.
- *
- * This is for two tables of different owners.  One query over both would read
- * the other's rows with the rights of our table's owner, who may have none, and
- * would run the other's row security policies with them.  RI's own trigger looks
- * at each table as its owner.
- */
-static void
-check_rows_one_by_one(const Owed *owed, BlockNumber from, BlockNumber end)
-{
-	Relation rel = table_open(owed->relid, AccessShareLock);
-	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TableScanDesc scan =
-		table_beginscan_strat(rel, snapshot, 0, NULL, true, false);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	MemoryContext per_row = AllocSetContextCreate(
-		CurrentMemoryContext, "pg_refit row check", ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(per_row);
-	Trigger trigger = {.tgname = owed->name,
-					   .tgenabled = TRIGGER_FIRES_ON_ORIGIN,
-					   .tgisinternal = true,
-					   .tgconstrrelid = owed->target,
-					   .tgconstrindid = owed->target_index,
-					   .tgconstraint = owed->oid};
-
-	heap_setscanlimits(scan, from, end - from);
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		CHECK_FOR_INTERRUPTS();
-		check_row(rel, slot, &trigger);
-		MemoryContextReset(per_row);
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(per_row);
-	ExecDropSingleTupleTableSlot(slot);
-	table_endscan(scan);
-	UnregisterSnapshot(snapshot);
-	table_close(rel, NoLock);
-}
-
 /* The column whose NOT NULL this constraint is to prove, or NULL. */
 static char *
 proven_column(const RefitMigration *m, const Owed *owed)
 {
+	const RefitConstraint *c = &owed->constraint;
 	int attnum;
 	int length = 0;
 
-	sscanf(owed->name,
+	if (c->type == 'n')
+	{
+		Oid types[1] = {OIDOID};
+		Datum values[1] = {ObjectIdGetDatum(c->oid)};
+
+		return refit_sql_text(
+			"SELECT a.attname FROM pg_catalog.pg_constraint c"
+			" JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid"
+			" AND a.attnum = c.conkey[1] WHERE c.oid = $1",
+			1, types, values);
+	}
+	sscanf(owed->listed_as,
 		   psprintf("refit_" INT64_FORMAT "_%%d_not_null%%n", m->id), &attnum,
 		   &length);
 	return length > 0 ? get_attname(m->relid, attnum, true) : NULL;
@@ -301,28 +217,46 @@ proven_column(const RefitMigration *m, const Owed *owed)
 
 /* Fails, naming constraint and row. */
 static void
-report_violation(const RefitMigration *m, const Owed *owed, const char *row)
+report_violation(const RefitMigration *m, const Owed *owed,
+				 const RefitViolation *row)
 {
-	bool foreign = owed->type[0] == CONSTRAINT_FOREIGN;
+	const RefitConstraint *c = &owed->constraint;
 	char *column = proven_column(m, owed);
+	bool foreign = c->type == CONSTRAINT_FOREIGN;
 
 	if (column != NULL)
-		ereport(ERROR, (errcode(ERRCODE_NOT_NULL_VIOLATION),
-						errmsg("column \"%s\" of relation %s contains null "
-							   "values",
-							   column, refit_qualified_name(owed->relid)),
-						errdetail("The row is %s.", row)));
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("column \"%s\" of relation %s contains null "
+						"values",
+						column, refit_qualified_name(c->relid)),
+				 errdetail("The row with key %s is at fault.", row->key)));
 	ereport(
 		ERROR,
 		(errcode(foreign ? ERRCODE_FOREIGN_KEY_VIOLATION
 						 : ERRCODE_CHECK_VIOLATION),
 		 errmsg("constraint \"%s\" of relation %s is violated by some row",
-				owed->name, refit_qualified_name(owed->relid)),
-		 errdetail(foreign ? "Key %s has no partner in the referenced table."
-						   : "The row is %s.",
-				   row),
-		 errhint("A constraint that the migration has added is dropped again; "
-				 "one that was there before stays, NOT VALID.")));
+				c->name, refit_qualified_name(c->relid)),
+		 foreign ? errdetail("The row with key %s is at fault: %s has no match "
+							 "in %s.",
+							 row->key, row->reference,
+							 refit_qualified_name(c->target))
+				 : errdetail("The row with key %s is at fault.", row->key),
+		 strcmp(m->strategy, "check") == 0
+			 ? errhint("Change or delete the row, then start again with "
+					   "refit.retry().")
+			 : errhint("A constraint that the migration has added is dropped "
+					   "again; one that was there before stays, NOT VALID.")));
+}
+
+/* Looks at some rows; an ERROR names one that violates the constraint. */
+static void
+check_range(const RefitMigration *m, const Owed *owed, const RefitRange *range)
+{
+	RefitViolation *row = refit_violation_find(&owed->constraint, range);
+
+	if (row != NULL)
+		report_violation(m, owed, row);
 }
 
 /* Checks blocks until the budget is spent. */
@@ -330,19 +264,18 @@ static void
 check_blocks(RefitMigration *m, RefitBudget *budget, const Owed *owed)
 {
 	RefitProgress *p = &m->progress;
+	int64 blocks = FIRST_BLOCKS;
 
 	while (p->cursor < p->cursor_end)
 	{
-		BlockNumber end = Min(p->cursor + RANGE_BLOCKS, p->cursor_end);
-		char *row = NULL;
+		RefitRange range = {.from = p->cursor};
 
-		if (owed->type[0] == CONSTRAINT_FOREIGN && !owns_both_ends(owed))
-			check_rows_one_by_one(owed, p->cursor, end);
-		else
-			row = find_violation(owed, p->cursor, end);
-		if (row != NULL)
-			report_violation(m, owed, row);
-		p->cursor = end;
+		range.end = Min(p->cursor + blocks, p->cursor_end);
+		range.snapshot = RegisterSnapshot(GetLatestSnapshot());
+		check_range(m, owed, &range);
+		UnregisterSnapshot(range.snapshot);
+		p->cursor = range.end;
+		blocks = Min(blocks * 2, MOST_BLOCKS);
 		CHECK_FOR_INTERRUPTS();
 		if (refit_governor_step_over(budget))
 			break;
@@ -350,111 +283,250 @@ check_blocks(RefitMigration *m, RefitBudget *budget, const Owed *owed)
 }
 
 /*
- * Owes each partition its part of a partitioned table's constraint.  True:
- * some are not valid yet; they come first, being lower in the tree.
+ * How old a transaction is for age(), which counts from an xid that stays the
+ * same in a transaction.  One too old to say is older than any.
+ */
+static int32
+age_of(int64 since)
+{
+	TransactionId now = GetStableLatestTransactionId();
+	FullTransactionId next = ReadNextFullTransactionId();
+	int64 full_now = U64FromFullTransactionId(next) -
+					 (uint32) (XidFromFullTransactionId(next) - now);
+
+	return (int32) Min(Max(full_now - since, 0), PG_INT32_MAX);
+}
+
+/*
+ * The last look of a foreign key: at all rows written since the check began, in
+ * one snapshot.  False: somebody waits for a lock of ours.
  */
 static bool
-owe_partitions(const RefitMigration *m, const Owed *owed)
+check_moved_rows(RefitMigration *m, const RefitBudget *budget, const Owed *owed,
+				 Relation rel)
+{
+	RefitRange range = {.recent = true, .age = age_of(owed->since)};
+	RefitBudget patience = {.start = budget->start, .chunk_ms = INT_MAX};
+	BlockNumber length;
+	bool done = true;
+
+	range.snapshot = RegisterSnapshot(GetLatestSnapshot());
+	length = RelationGetNumberOfBlocks(rel);
+	REFIT_FAULT("validate.last_look");
+	while (done && range.from < length)
+	{
+		range.end = Min((uint64) range.from + FIRST_BLOCKS, length);
+		check_range(m, owed, &range);
+		range.from = range.end;
+		CHECK_FOR_INTERRUPTS();
+		done = !refit_governor_step_over(&patience);
+	}
+	UnregisterSnapshot(range.snapshot);
+	return done;
+}
+
+/*
+ * Owes each table below its part of the constraint.  True: some are not valid
+ * yet; they come first.
+ */
+static bool
+owe_children(const RefitMigration *m, const Owed *owed)
 {
 	Oid types[4] = {INT8OID, OIDOID, OIDOID, TEXTOID};
 	Datum values[4];
 	bool result;
 
 	values[0] = Int64GetDatum(m->id);
-	values[1] = ObjectIdGetDatum(owed->oid);
-	values[2] = ObjectIdGetDatum(owed->relid);
-	values[3] = CStringGetTextDatum(owed->name);
+	values[1] = ObjectIdGetDatum(owed->constraint.oid);
+	values[2] = ObjectIdGetDatum(owed->constraint.relid);
+	values[3] = CStringGetTextDatum(owed->listed_as);
 	SPI_connect();
-	result =
-		refit_sql("INSERT INTO refit.owed AS w (id, relid, conname)"
-				  " SELECT $1, c.conrelid, c.conname"
-				  " FROM pg_catalog.pg_inherits i"
-				  " JOIN pg_catalog.pg_constraint c ON c.conrelid = i.inhrelid"
-				  " WHERE i.inhparent = $3 AND NOT c.convalidated AND"
-				  "  (c.contype = 'f' AND c.conparentid = $2"
-				  "   OR c.contype = 'c' AND c.conname = $4::name)"
-				  " ON CONFLICT (id, relid, conname) DO UPDATE SET done = false"
-				  "  WHERE w.done",
-				  4, types, values, NULL) > 0;
+	result = refit_sql(
+				 "INSERT INTO refit.owed AS w (id, relid, conname, conoid,"
+				 "  depth)"
+				 " SELECT $1, c.conrelid, c.conname, c.oid, above.depth + 1"
+				 " FROM pg_catalog.pg_inherits i"
+				 " JOIN pg_catalog.pg_constraint c ON c.conrelid = i.inhrelid"
+				 " JOIN pg_catalog.pg_constraint p ON p.oid = $2"
+				 " JOIN refit.owed above ON above.id = $1 AND above.relid = $3"
+				 "  AND above.conname = $4::name"
+				 " WHERE i.inhparent = $3 AND NOT c.convalidated"
+				 "  AND c.contype = p.contype AND NOT p.connoinherit"
+				 "  AND CASE c.contype WHEN 'f' THEN c.conparentid = $2"
+				 "   WHEN 'c' THEN c.conname = p.conname"
+				 "   WHEN 'n' THEN (SELECT attname"
+				 "     FROM pg_catalog.pg_attribute WHERE attrelid = c.conrelid"
+				 "     AND attnum = c.conkey[1]) = (SELECT attname"
+				 "     FROM pg_catalog.pg_attribute WHERE attrelid = p.conrelid"
+				 "     AND attnum = p.conkey[1]) END"
+				 " ON CONFLICT (id, relid, conname) DO UPDATE"
+				 "  SET done = false, conoid = excluded.conoid,"
+				 "   depth = greatest(w.depth, excluded.depth)"
+				 "  WHERE w.done OR w.depth < excluded.depth",
+				 4, types, values, NULL) > 0;
 	SPI_finish();
 	return result;
+}
+
+/* Keeps what the check of this table began with. */
+static void
+save_beginning(const RefitMigration *m, const Owed *owed)
+{
+	Oid types[5] = {INT8OID, OIDOID, TEXTOID, OIDOID, INT8OID};
+	Datum values[5];
+
+	values[0] = Int64GetDatum(m->id);
+	values[1] = ObjectIdGetDatum(owed->constraint.relid);
+	values[2] = CStringGetTextDatum(owed->listed_as);
+	values[3] = ObjectIdGetDatum(owed->filenode);
+	values[4] = Int64GetDatum(owed->since);
+	SPI_connect();
+	refit_sql("UPDATE refit.owed SET filenode = $4, since = $5"
+			  " WHERE id = $1 AND relid = $2 AND conname = $3::name",
+			  5, types, values, NULL);
+	SPI_finish();
+}
+
+/*
+ * Begins at the first block.  Every transaction that is older than the oldest one
+ * running now has ended, and what it wrote is seen by each chunk.
+ */
+static void
+begin_check(RefitMigration *m, Owed *owed, Relation rel)
+{
+	TransactionId oldest = GetLatestSnapshot()->xmin;
+	FullTransactionId next = ReadNextFullTransactionId(); /* after it */
+	uint32 age = XidFromFullTransactionId(next) - oldest;
+
+	m->progress.cursor = 0;
+	m->progress.cursor_end = RelationGetNumberOfBlocks(rel);
+	owed->filenode = rel->rd_rel->relfilenode;
+	owed->since = U64FromFullTransactionId(next) - age;
+	save_beginning(m, owed);
 }
 
 /*
  * Marks the constraint valid and takes it off the list; with it the rows that
  * PostgreSQL has for each partition of the table which a foreign key refers to.
+ * The caller has SHARE UPDATE EXCLUSIVE, if the constraint is there.
  */
 static void
 settle(RefitMigration *m, const Owed *owed)
 {
+	const RefitConstraint *c = &owed->constraint;
 	Oid types[4] = {OIDOID, OIDOID, INT8OID, TEXTOID};
 	Datum values[4];
 
-	values[0] = ObjectIdGetDatum(owed->oid);
-	values[1] = ObjectIdGetDatum(owed->relid);
+	values[0] = ObjectIdGetDatum(c->oid);
+	values[1] = ObjectIdGetDatum(c->relid);
 	values[2] = Int64GetDatum(m->id);
-	values[3] = CStringGetTextDatum(owed->name);
-	if (OidIsValid(owed->oid))
-		LockRelationOid(owed->relid, ShareUpdateExclusiveLock);
+	values[3] = CStringGetTextDatum(owed->listed_as);
 	SPI_connect();
 	refit_sql("WITH RECURSIVE part(oid) AS (SELECT $1 WHERE $1 <> 0 UNION ALL"
 			  " SELECT c.oid FROM part p JOIN pg_catalog.pg_constraint c"
 			  "  ON c.conparentid = p.oid AND c.conrelid = $2)"
 			  " UPDATE pg_catalog.pg_constraint c SET convalidated = true"
-			  " FROM part p WHERE c.oid = p.oid",
+			  " FROM part p WHERE c.oid = p.oid AND NOT c.convalidated",
 			  2, types, values, NULL);
 	refit_sql("UPDATE refit.owed SET done = true WHERE id = $3"
 			  " AND conname = $4::name AND relid = $2 AND $1 IS NOT NULL",
 			  4, types, values, NULL);
 	SPI_finish();
-	if (OidIsValid(owed->oid))
-		CacheInvalidateRelcacheByRelid(owed->relid);
+	if (OidIsValid(c->oid))
+		CacheInvalidateRelcacheByRelid(c->relid);
 	m->progress.cursor = 0;
 	m->progress.cursor_end = 0;
 	CommandCounterIncrement();
 	REFIT_FAULT("validate.settled");
 }
 
+/* Nobody has added the constraint but its user, who asks for it and drops it. */
+static void
+refuse_dropped(const RefitMigration *m, const Owed *owed)
+{
+	if (strcmp(m->kind, "validate_constraint") != 0 ||
+		owed->constraint.relid != m->relid)
+		return;
+	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+					errmsg("constraint \"%s\" of relation %s was dropped while "
+						   "its rows were checked",
+						   owed->listed_as, refit_qualified_name(m->relid))));
+}
+
+/* All blocks are checked: what is left to do under a lock.  One try. */
+static RefitOutcome
+end_check(RefitMigration *m, RefitBudget *budget, Owed *owed, Relation rel)
+{
+	List *locks = list_make1(
+		refit_polite_lock_on(RelationGetRelid(rel), ShareUpdateExclusiveLock));
+
+	/* it keeps tables from becoming children, too */
+	if (!refit_polite_lock_try(m, locks))
+	{
+		budget->pause_ms = refit_polite_lock_backoff(m);
+		return REFIT_WAIT;
+	}
+	if (owe_children(m, owed))
+		return REFIT_MORE;
+	if (owed->constraint.type == CONSTRAINT_FOREIGN &&
+		rel->rd_rel->relkind == RELKIND_RELATION &&
+		!check_moved_rows(m, budget, owed, rel))
+		return REFIT_MORE;
+	settle(m, owed);
+	return REFIT_MORE;
+}
+
+/* How far it is, for people. */
+static void
+show_progress(RefitMigration *m, const Owed *owed, Relation rel)
+{
+	RefitProgress *p = &m->progress;
+
+	p->message =
+		psprintf("checking rows against \"%s\"", owed->constraint.name);
+	p->rows_total = (int64) Max(rel->rd_rel->reltuples, 0);
+	p->rows_done = p->rows_total * p->cursor / Max(p->cursor_end, 1);
+	p->bytes_done = p->cursor * BLCKSZ;
+	p->bytes_total = p->cursor_end * BLCKSZ;
+}
+
+/* One chunk of a constraint that is there. */
+static RefitOutcome
+check_step(RefitMigration *m, RefitBudget *budget, Owed *owed)
+{
+	RefitProgress *p = &m->progress;
+	Relation rel = table_open(owed->constraint.relid, AccessShareLock);
+	RefitOutcome outcome = REFIT_MORE;
+
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		p->cursor = p->cursor_end = 0;
+	else if (owed->filenode != rel->rd_rel->relfilenode || p->cursor_end == 0)
+		begin_check(m, owed, rel);
+	check_blocks(m, budget, owed);
+	show_progress(m, owed, rel);
+	REFIT_FAULT("validate.chunk");
+	if (p->cursor >= p->cursor_end)
+		outcome = end_check(m, budget, owed, rel);
+	table_close(rel, NoLock);
+	return outcome;
+}
+
 /* One chunk. */
 RefitOutcome
 refit_constraint_step(RefitMigration *m, RefitBudget *budget)
 {
-	RefitProgress *p = &m->progress;
 	Owed *owed = lock_owed(m);
-	Relation rel;
-	double tuples;
 
 	if (owed == NULL)
 		return REFIT_NEXT;
-	if (!OidIsValid(owed->oid) || owed->valid)
+	if (!OidIsValid(owed->constraint.oid))
+		refuse_dropped(m, owed);
+	if (!OidIsValid(owed->constraint.oid) || owed->valid)
 	{
 		settle(m, owed);
 		return REFIT_MORE;
 	}
-	if (get_rel_relkind(owed->relid) == RELKIND_PARTITIONED_TABLE)
-	{
-		/* keeps partitions from being attached until it is valid */
-		LockRelationOid(owed->relid, ShareUpdateExclusiveLock);
-		if (!owe_partitions(m, owed))
-			settle(m, owed);
+	if (m->progress.cursor_end == 0 && owe_children(m, owed))
 		return REFIT_MORE;
-	}
-	rel = table_open(owed->relid, AccessShareLock);
-	if (p->cursor_end == 0)
-	{
-		p->cursor = 0;
-		p->cursor_end = RelationGetNumberOfBlocks(rel);
-	}
-	p->message = psprintf("checking rows against \"%s\"", owed->name);
-	check_blocks(m, budget, owed);
-	tuples = rel->rd_rel->reltuples;
-	table_close(rel, NoLock);
-	p->rows_total = (int64) Max(tuples, 0);
-	p->rows_done = p->rows_total * p->cursor / Max(p->cursor_end, 1);
-	p->bytes_done = p->cursor * BLCKSZ;
-	p->bytes_total = p->cursor_end * BLCKSZ;
-	REFIT_FAULT("validate.chunk");
-	if (p->cursor >= p->cursor_end)
-		settle(m, owed);
-	return REFIT_MORE;
+	return check_step(m, budget, owed);
 }

@@ -19,6 +19,7 @@
 #include "utils/lsyscache.h"
 
 #include "job/catalog.h"
+#include "rows/violation_sql.h"
 #include "table/actions.h"
 #include "table/alter.h"
 #include "table/dependents.h"
@@ -69,8 +70,9 @@ owe_new_constraints(const RefitMigration *m, const char *known)
 	refit_sql("INSERT INTO refit.owed (id, relid, conname, added)"
 			  " SELECT $1, $2, conname, true FROM pg_catalog.pg_constraint"
 			  " WHERE conrelid = $2 AND contype IN ('c', 'f')"
-			  " AND NOT convalidated AND NOT oid = ANY ($3::oid[])"
-			  " ON CONFLICT DO NOTHING",
+			  " AND NOT convalidated AND " IS_ENFORCED(
+				  "pg_constraint") " AND NOT oid = ANY ($3::oid[])"
+								   " ON CONFLICT DO NOTHING",
 			  3, types, values, NULL);
 	SPI_finish();
 }

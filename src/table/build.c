@@ -351,8 +351,11 @@ drop_added_constraints(const RefitMigration *m)
 	if (!refit_catalog_is_given_up(m) || get_rel_name(m->relid) == NULL)
 		return NULL;
 	return refit_sql_text(
-		"SELECT string_agg(format('DROP CONSTRAINT IF EXISTS %I', conname),"
-		" ', ') FROM refit.owed WHERE id = $1 AND relid = $2 AND added",
+		"SELECT string_agg(format('DROP CONSTRAINT IF EXISTS %I',"
+		"  coalesce(c.conname, w.conname)), ', ') FROM refit.owed w"
+		" LEFT JOIN pg_catalog.pg_constraint c ON c.oid = w.conoid"
+		"  AND c.conrelid = w.relid"
+		" WHERE w.id = $1 AND w.relid = $2 AND w.added",
 		2, types, values);
 }
 

@@ -219,9 +219,9 @@ check_partitions(Relation root)
 	}
 }
 
-/* Opens a table of the caller's. */
+/* Opens a relation of users that is an ordinary table of the caller. */
 static Relation
-open_own(Oid relid)
+open_owned(Oid relid)
 {
 	Relation rel = try_relation_open(relid, AccessShareLock);
 
@@ -242,7 +242,7 @@ open_own(Oid relid)
 void
 refit_plan_check_rows(Oid relid)
 {
-	Relation rel = open_own(relid);
+	Relation rel = open_owned(relid);
 	ListCell *lc;
 
 	foreach(lc, find_all_inheritors(relid, AccessShareLock, NULL))
@@ -255,11 +255,18 @@ refit_plan_check_rows(Oid relid)
 	relation_close(rel, NoLock);
 }
 
+/* An ERROR unless this is a table of users, and the caller's. */
+void
+refit_plan_check_owned(Oid relid)
+{
+	relation_close(open_owned(relid), NoLock);
+}
+
 /* An ERROR unless this is a table that can be worked, by the caller. */
 void
 refit_plan_check_table(Oid relid, bool alters)
 {
-	Relation rel = open_own(relid);
+	Relation rel = open_owned(relid);
 
 	check_relatives(rel, alters);
 	check_indexes(rel);

@@ -50,6 +50,9 @@ extern void refit_plan_check_table(Oid relid, bool alters);
 /* The same for a pass over its rows, to which the definition is no obstacle. */
 extern void refit_plan_check_rows(Oid relid);
 
+/* An ERROR unless this is a table of users, not temporary, and the caller's. */
+extern void refit_plan_check_owned(Oid relid);
+
 extern RefitPlan *refit_plan_make(const RefitPlanRequest *request);
 
 /* The table's key that can be followed through the actions, or an ERROR. */

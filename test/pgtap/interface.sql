@@ -21,6 +21,7 @@ SELECT is(pg_temp.signature(name), signature, 'refit.' || name) FROM (VALUES
 	('unmirror_column', 'relation regclass, target_column name, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
 	('schedule', 'name text, every text, kind text, relation regclass, arguments jsonb DEFAULT ''{}''::jsonb, options jsonb DEFAULT ''{}''::jsonb, time_window text DEFAULT NULL::text, at_window_end text DEFAULT ''pause''::text, first_run timestamp with time zone DEFAULT NULL::timestamp with time zone -> timestamp with time zone'),
 	('unschedule', 'name text -> void'),
+	('validate_constraint', 'relation regclass, constraint_name name, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
 	('pause', 'id bigint -> text'),
 	('revert', 'id bigint -> text'),
 	('finish', 'id bigint -> text'),

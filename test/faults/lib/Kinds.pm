@@ -176,6 +176,13 @@ our @KINDS = (
 		final => 'completed',
 		changed => 'SELECT NOT lab.is_mirrored()',
 	},
+	{
+		name => 'validate_constraint',
+		table => 'make_not_valid',
+		submit => "SELECT refit.validate_constraint('app.t', 't_place')",
+		final => 'completed',
+		changed => "SELECT convalidated FROM pg_constraint WHERE conname = 't_place'",
+	},
 );
 
 # name		in the table
