@@ -59,11 +59,24 @@ refuse_unknown(int64 id)
 					errhint("Look in refit.migrations.")));
 }
 
-/* May the caller control this migration, and see what it says? */
+/* Has the caller the rights of whoever submitted this statement? */
+static bool
+is_submitter(const RefitMigration *m)
+{
+	Oid role = get_role_oid(m->submitted_by, true);
+
+	return strcmp(m->kind, "ddl") == 0 && OidIsValid(role) &&
+		   has_privs_of_role(GetUserId(), role);
+}
+
+/*
+ * May the caller control this migration, and see what it says?  A statement may be
+ * about no relation, or have dropped it.
+ */
 static bool
 is_allowed(const RefitMigration *m)
 {
-	return superuser() ||
+	return superuser() || is_submitter(m) ||
 		   (get_rel_name(m->relid) != NULL && refit_owns_relation(m->relid));
 }
 
@@ -86,11 +99,12 @@ check_rights(int64 id)
 	if (m == NULL)
 		refuse_unknown(id);
 	if (!is_allowed(m))
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied for migration " INT64_FORMAT, id),
-			 errdetail("Only the owner of %s may control it.", m->relation)));
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for migration " INT64_FORMAT, id),
+				 errdetail("Only the owner of %s may control it.",
+						   m->relation[0] != '\0' ? m->relation
+												  : "what it defines")));
 }
 
 /* Checks rights, then asks the state machine. */
