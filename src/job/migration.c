@@ -46,6 +46,7 @@
 
 #include "ddl/command.h"
 #include "ddl/ddl.h"
+#include "ddl/fate.h"
 #include "guc.h"
 #include "job/catalog.h"
 #include "job/migration.h"
@@ -307,11 +308,18 @@ refit_migration_claim(int64 id, bool for_session)
 		   LOCKACQUIRE_NOT_AVAIL;
 }
 
+/* Has this session stopped where only a worker can go on? */
+static bool is_left_to_worker = false;
+
 /* Gives a session's claim back. */
 void
 refit_migration_release(int64 id)
 {
 	LOCKTAG tag;
+
+	if (is_left_to_worker) /* who looks before this is in vain */
+		refit_worker_start_at_commit();
+	is_left_to_worker = false;
 
 	claim_tag(&tag, id);
 	LockRelease(&tag, ExclusiveLock, true);
@@ -677,6 +685,21 @@ open_window(RefitMigration *m)
 	set_state(m, "revertible");
 }
 
+/* Are there commands in this phase that only a worker can run? */
+static bool
+needs_worker(const Phase *phase)
+{
+	return phase->step == refit_ddl_command_step;
+}
+
+/* Is there an invalid index of a command, which a pause would leave for long? */
+static bool
+must_tidy_up(const RefitMigration *m)
+{
+	return m->phase != NULL && needs_worker(find_phase(m)) &&
+		   refit_fate_debris(m) != NIL;
+}
+
 /*
  * Does what a control function asked for.  True: leave the migration.
  *
@@ -687,7 +710,7 @@ obey_request(RefitMigration *m)
 {
 	if (is_requested(m, "cutover"))
 		set_state(m, "running");
-	else if (is_requested(m, "pause"))
+	else if (is_requested(m, "pause") && !must_tidy_up(m))
 	{
 		set_request(m, NULL);
 		m->progress.rate = 0;
@@ -1041,14 +1064,7 @@ note_standstill(RefitMigration *m, bool stands_still)
 	return news;
 }
 
-/* Are there commands in this phase that only a worker can run? */
-static bool
-needs_worker(const Phase *phase)
-{
-	return phase->step == refit_ddl_command_step;
-}
-
-/* This is no worker: one is started when the caller's session has given up. */
+/* This is no worker: one is started when the session has given the claim back. */
 static void
 leave_to_worker(RefitMigration *m)
 {
@@ -1057,7 +1073,7 @@ leave_to_worker(RefitMigration *m)
 					m->id),
 			 errdetail("Its statement cannot run in a session's transaction."),
 			 errhint("Wait for it with refit.wait(" INT64_FORMAT ").", m->id)));
-	refit_worker_start_at_commit();
+	is_left_to_worker = true;
 }
 
 /* The step proper, with a snapshot set. */
