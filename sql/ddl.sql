@@ -23,8 +23,8 @@ EXCEPTION WHEN OTHERS THEN
 	message := regexp_replace(message, 'migration \d+', 'migration N');
 END $$;
 
-CREATE TABLE t (id int PRIMARY KEY, k int, s text);
-INSERT INTO t SELECT i, i % 10, 'row ' || i FROM generate_series(1, 100) i;
+CREATE TABLE t (id int PRIMARY KEY, k int, s text, d int);
+INSERT INTO t SELECT i, i % 10, 'row ' || i, greatest(i, 2) FROM generate_series(1, 100) i;
 
 --
 -- Statements that run in a transaction
@@ -104,7 +104,7 @@ SELECT obj_description('t'::regclass), has_table_privilege('public', 't', 'SELEC
 SELECT refit.ddl('ALTER TABLE t ADD COLUMN n int') AS id \gset
 SELECT * FROM try('SELECT refit.wait(' || :id || ', ''20s'')');
 SELECT outcome(:id);
-SELECT refit.ddl('CREATE UNIQUE INDEX u ON t (k)') AS id \gset
+SELECT refit.ddl('CREATE UNIQUE INDEX u ON t (d)') AS id \gset
 SELECT * FROM try('SELECT refit.wait(' || :id || ', ''20s'')');
 SELECT outcome(:id);
 
@@ -140,7 +140,7 @@ SELECT refit.wait(:id, '20s'), outcome(:id);
 SELECT count(*) FROM pg_inherits WHERE inhparent = 'parent'::regclass;
 
 -- a unique index over duplicates fails, and nothing is left of it
-SELECT refit.ddl('CREATE UNIQUE INDEX CONCURRENTLY t_u ON t (k, (id / 100))') AS id \gset
+SELECT refit.ddl('CREATE UNIQUE INDEX CONCURRENTLY t_u ON t (d)') AS id \gset
 SELECT * FROM try('SELECT refit.wait(' || :id || ', ''20s'')') \g (format=unaligned tuples_only=on)
 SELECT strategy, state, error_code, error_message FROM refit.migrations WHERE id = :id;
 SELECT indexrelid::regclass, indisvalid FROM pg_index WHERE indrelid = 't'::regclass ORDER BY 1;

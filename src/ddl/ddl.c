@@ -451,7 +451,6 @@ finalize_detach(RefitMigration *m, RefitBudget *budget)
 		return come_back(m, budget, s->locks);
 	if (edata != NULL)
 		throw_error(m, edata, time_limit(m, s));
-	REFIT_FAULT("detach.finalized");
 	budget->pause_ms = 0;
 	return REFIT_WAIT;
 }
