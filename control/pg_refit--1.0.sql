@@ -193,6 +193,32 @@ CREATE TABLE refit.event (
 
 CREATE INDEX event_migration ON refit.event (migration_id, at);
 
+-- Tries for locks that others might queue behind: the last 1000 of a migration.
+CREATE TABLE refit.lock_attempt (
+	at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	migration_id bigint NOT NULL,
+	phase text,
+	granted boolean NOT NULL,
+	waited_ms float8 NOT NULL,
+	queued_ms float8 NOT NULL,
+	locks jsonb NOT NULL,
+	blocked_by jsonb,
+	behind jsonb
+);
+
+CREATE INDEX lock_attempt_migration ON refit.lock_attempt (migration_id, at);
+
+-- What a command that PostgreSQL runs in transactions of its own works on, to
+-- find out later what became of it; see src/ddl/command.h.
+CREATE TABLE refit.command (
+	id bigint PRIMARY KEY,
+	relids oid[] NOT NULL,		-- tables, the first of them the statement's
+	name name,					-- of the index that it makes
+	targets oid[] NOT NULL,		-- what will be gone when it is done
+	known oid[] NOT NULL,		-- indexes that were there before
+	pending_at timestamptz		-- since when a partition is half detached
+);
+
 -- What refit.throttle() set; migration_id 0 stands for every migration.
 CREATE TABLE refit.hold (
 	migration_id bigint PRIMARY KEY,
@@ -320,6 +346,10 @@ RETURNS timestamptz LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_next_run';
 CREATE FUNCTION refit.validate_constraint(relation regclass,
 	constraint_name name, name text DEFAULT NULL, options jsonb DEFAULT '{}')
 RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_validate_constraint';
+
+CREATE FUNCTION refit.ddl(statement text, name text DEFAULT NULL,
+	options jsonb DEFAULT '{}')
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_ddl';
 
 CREATE FUNCTION refit.plan(relation regclass, actions text,
 	OUT step integer, OUT phase text, OUT what text, OUT lock text,
@@ -460,6 +490,23 @@ RETURN coalesce(
 		FROM pg_catalog.pg_class c WHERE c.oid = relid)
 	OR current_user = submitted_by, false);
 
+-- Sessions in JSON without the queries that the caller would not see in
+-- pg_stat_activity.
+CREATE FUNCTION refit._hide(sessions jsonb)
+RETURNS jsonb LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+RETURN (SELECT jsonb_agg(CASE
+		WHEN coalesce(pg_has_role('pg_read_all_stats', 'USAGE')
+			OR pg_has_role((s ->> 'usesysid')::oid, 'USAGE'), false)
+		THEN s ELSE s - 'query' END - 'usesysid')
+	FROM jsonb_array_elements(sessions) s);
+
+-- What PostgreSQL tells of a command that the process runs.
+CREATE FUNCTION refit._command(pid integer, submitted_by text, OUT phase text,
+	OUT rows_done bigint, OUT rows_total bigint, OUT bytes_done bigint,
+	OUT bytes_total bigint, OUT waiting_for text)
+RETURNS record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_command_progress';
+
 CREATE FUNCTION refit._bar(percent float8)
 RETURNS text LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -482,9 +529,10 @@ RETURN (SELECT s.begins + (s.ends - s.begins)
 		('rewrite', 'validate', 93, 99),
 		('validate', 'alter', 0, 5), ('validate', 'validate', 5, 99),
 		('check', 'validate', 0, 99),
-		('instant', 'alter', 0, 99), ('batches', 'batches', 0, 99),
 		('mirror', 'install', 0, 1), ('mirror', 'divide', 1, 1),
 		('mirror', 'batches', 1, 99), ('unmirror', 'detach', 0, 99),
+		('instant', 'alter', 0, 99), ('ddl', 'ddl', 0, 99),
+		('command', 'command', 0, 99), ('batches', 'batches', 0, 99),
 		(NULL, 'settle', 99, 99),
 		(NULL, 'window', 99, 99), (NULL, 'recheck', 10, 90),
 		(NULL, 'references', 90, 90), (NULL, 'revert', 90, 99), (NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)
@@ -493,10 +541,13 @@ RETURN (SELECT s.begins + (s.ends - s.begins)
 	LIMIT 1);
 
 CREATE VIEW refit.progress AS
-SELECT m.id, m.name, m.kind, m.relation, m.strategy, m.state, m.phase,
+SELECT m.id, m.name, m.kind, nullif(m.relation, '') AS relation, m.strategy, m.state, m.phase,
 	pg_catalog.round(f.percent::numeric, 1) AS percent,
 	refit._bar(f.percent) AS bar,
-	p.rows_done, p.rows_total, p.bytes_done, p.bytes_total,
+	coalesce(c.rows_done, p.rows_done) AS rows_done,
+	coalesce(c.rows_total, p.rows_total) AS rows_total,
+	coalesce(c.bytes_done, p.bytes_done) AS bytes_done,
+	coalesce(c.bytes_total, p.bytes_total) AS bytes_total,
 	pg_catalog.round(p.rate)::bigint AS rows_per_second,
 	CASE WHEN m.state = 'running' AND p.rate > 0
 			AND p.rows_total > p.rows_done
@@ -506,21 +557,28 @@ SELECT m.id, m.name, m.kind, m.relation, m.strategy, m.state, m.phase,
 		END AS eta,
 	p.pending AS pending_changes,
 	p.throttled_by,
-	CASE WHEN refit._may_see(m.relid, m.submitted_by) THEN p.waiting_for
-		WHEN p.waiting_for IS NOT NULL THEN 'a lock' END AS waiting_for,
+	CASE WHEN refit._may_see(m.relid, m.submitted_by)
+			THEN coalesce(p.waiting_for, c.waiting_for)
+		WHEN coalesce(p.waiting_for, c.waiting_for) IS NOT NULL THEN 'a lock'
+		END AS waiting_for,
 	p.worker_pid, m.started_at, m.phase_started_at,
-	CASE WHEN refit._may_see(m.relid, m.submitted_by) THEN p.message END AS message
+	CASE WHEN refit._may_see(m.relid, m.submitted_by)
+		THEN coalesce(c.phase, p.message) END AS message
 FROM refit.migration m
 	LEFT JOIN refit.migration_progress p USING (id)
+	LEFT JOIN LATERAL refit._command(p.worker_pid, m.submitted_by) AS c
+		ON m.strategy IN ('command', 'concurrently') AND m.state = 'running'
 	CROSS JOIN LATERAL (SELECT coalesce(refit._percent(m.strategy, m.phase,
-		CASE WHEN m.state = 'ready' THEN 1 ELSE p.rows_done END,
-		CASE WHEN m.state = 'ready' THEN 1 ELSE p.rows_total END),
+		CASE WHEN m.state = 'ready' THEN 1
+			ELSE coalesce(c.bytes_done, p.rows_done) END,
+		CASE WHEN m.state = 'ready' THEN 1
+			ELSE coalesce(c.bytes_total, p.rows_total) END),
 		0)::float8) AS f(percent)
 WHERE m.state IN ('queued', 'running', 'paused', 'ready', 'revertible')
 ORDER BY m.id;
 
 CREATE VIEW refit.migrations AS
-SELECT m.id, m.name, m.kind, m.relation,
+SELECT m.id, m.name, m.kind, nullif(m.relation, '') AS relation,
 	CASE WHEN s.may THEN m.definition END AS definition,
 	m.strategy, m.state, m.submitted_by, m.created_at, m.started_at,
 	m.finished_at, m.rows, m.bytes, m.cutover_lock_ms, m.cutover_attempts,
@@ -581,6 +639,16 @@ FROM refit.schedule s
 	CROSS JOIN LATERAL (SELECT refit._may_see(s.relid, s.scheduled_by)) AS v(may)
 ORDER BY s.name;
 
+CREATE VIEW refit.lock_attempts AS
+SELECT a.at, a.migration_id, a.phase, a.granted, a.waited_ms, a.queued_ms,
+	CASE WHEN s.may THEN a.locks END AS locks,
+	CASE WHEN s.may THEN refit._hide(a.blocked_by) END AS blocked_by,
+	CASE WHEN s.may THEN refit._hide(a.behind) END AS queued_behind_us
+FROM refit.lock_attempt a
+	LEFT JOIN refit.migration m ON m.id = a.migration_id
+	CROSS JOIN LATERAL (SELECT refit._may_see(m.relid, m.submitted_by)) AS s(may)
+ORDER BY a.at;
+
 CREATE FUNCTION refit._signals(OUT signal text, OUT value float8,
 	OUT soft_limit float8, OUT hard_limit float8, OUT unit text,
 	OUT state text, OUT reason text)
@@ -589,6 +657,6 @@ RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'refit_signals';
 CREATE VIEW refit.signals AS SELECT * FROM refit._signals();
 
 GRANT SELECT ON refit.progress, refit.migrations, refit.events, refit.signals,
-	refit.mirrors, refit.schedules TO PUBLIC;
+	refit.mirrors, refit.schedules, refit.lock_attempts TO PUBLIC;
 REVOKE EXECUTE ON FUNCTION refit._capture(), refit._mirror(), refit._tick()
 	FROM PUBLIC;

@@ -122,6 +122,17 @@ typedef struct RefitProgress
 	char *said; /* the message that was saved last, as loaded */
 } RefitProgress;
 
+/* A try for locks, as refit.lock_attempts shows it.  JSON; NULL: nobody. */
+typedef struct RefitLockTry
+{
+	bool granted;
+	double waited_ms; /* all together */
+	double queued_ms; /* of that, in a queue: others may have been behind us */
+	char *locks;	  /* relations and modes */
+	const char *blocked_by;
+	char *behind; /* who waited behind us, and for how long */
+} RefitLockTry;
+
 /* One migration while a step works on it. */
 typedef struct RefitMigration
 {
@@ -142,6 +153,7 @@ typedef struct RefitMigration
 	char *verify;	   /* full | sample | off */
 	bool revertible;   /* keep the old rows for a window */
 	char *search_path; /* of the submitter, for names in definition */
+	char *submitted_by;
 	Jsonb *options;
 	int64 cutover_attempts;
 	double cutover_lock_ms; /* < 0: no cutover yet */
@@ -150,6 +162,7 @@ typedef struct RefitMigration
 	char *next_phase;	  /* with REFIT_RETURN */
 	char *lock_message;	  /* of a failed try for a lock; recorded as an event */
 	char *lock_detail;
+	List *lock_tries; /* of RefitLockTry: those of this step */
 } RefitMigration;
 
 /* How long the present step may work, and how long to rest after it. */

@@ -17,6 +17,8 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -59,11 +61,24 @@ refuse_unknown(int64 id)
 					errhint("Look in refit.migrations.")));
 }
 
-/* May the caller control this migration, and see what it says? */
+/* Has the caller the rights of whoever submitted this statement? */
+static bool
+is_submitter(const RefitMigration *m)
+{
+	Oid role = get_role_oid(m->submitted_by, true);
+
+	return strcmp(m->kind, "ddl") == 0 && OidIsValid(role) &&
+		   has_privs_of_role(GetUserId(), role);
+}
+
+/*
+ * May the caller control this migration, and see what it says?  A statement may be
+ * about no relation, or have dropped it.
+ */
 static bool
 is_allowed(const RefitMigration *m)
 {
-	return superuser() ||
+	return superuser() || is_submitter(m) ||
 		   (get_rel_name(m->relid) != NULL && refit_owns_relation(m->relid));
 }
 
@@ -86,11 +101,12 @@ check_rights(int64 id)
 	if (m == NULL)
 		refuse_unknown(id);
 	if (!is_allowed(m))
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied for migration " INT64_FORMAT, id),
-			 errdetail("Only the owner of %s may control it.", m->relation)));
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for migration " INT64_FORMAT, id),
+				 errdetail("Only the owner of %s may control it.",
+						   m->relation[0] != '\0' ? m->relation
+												  : "what it defines")));
 }
 
 /* Checks rights, then asks the state machine. */
@@ -266,21 +282,51 @@ deadline_of(FunctionCallInfo fcinfo, int n)
 		PG_GETARG_DATUM(n)));
 }
 
-/* refit.wait(id, timeout): until it is over, ready, or time is up. */
-Datum
-refit_wait(PG_FUNCTION_ARGS)
+/*
+ * CREATE INDEX CONCURRENTLY waits for every transaction that has a snapshot, so
+ * also for one that waits for it.  The flag says what holds here: that this
+ * snapshot is not going to read the table by the new index, the statement having
+ * been planned.  It goes with the transaction.
+ */
+static void
+step_aside(bool aside)
 {
-	TimestampTz deadline = deadline_of(fcinfo, 1);
-	int64 id;
+	LWLockAcquire(ProcArrayLock, LW_EXCLUSIVE);
+	if (aside)
+		MyProc->statusFlags |= PROC_IN_SAFE_IC;
+	else
+		MyProc->statusFlags &= ~PROC_IN_SAFE_IC;
+	ProcGlobal->statusFlags[MyProc->pgxactoff] = MyProc->statusFlags;
+	LWLockRelease(ProcArrayLock);
+}
 
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-	if (XactIsoLevel != XACT_READ_COMMITTED)
-		ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-						errmsg("refit.wait() needs READ COMMITTED"),
-						errdetail("Under another isolation level it could not "
-								  "see the state change.")));
-	id = PG_GETARG_INT64(0);
+/* An ERROR when the migration's worker waits for this transaction. */
+static void
+check_not_in_the_way(int64 id)
+{
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(id)};
+
+	if (refit_sql_text("SELECT 1 FROM refit.migration_progress p"
+					   " JOIN refit.migration m USING (id)"
+					   " WHERE id = $1 AND m.state = 'running'"
+					   " AND m.strategy IN ('command', 'concurrently')"
+					   " AND pg_backend_pid() = ANY"
+					   "  (pg_blocking_pids(p.worker_pid))",
+					   1, types, values) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("migration " INT64_FORMAT
+						" waits for this transaction to end",
+						id),
+				 errhint("Call refit.wait() in a transaction that has done "
+						 "nothing else.")));
+}
+
+/* Waits for a migration; the state that it comes to, or "timeout". */
+static char *
+wait_for_state(int64 id, TimestampTz deadline)
+{
 	for (;;)
 	{
 		char *message;
@@ -297,11 +343,41 @@ refit_wait(PG_FUNCTION_ARGS)
 							errhint("See refit.migrations and refit.events.")));
 		if (is_settled(state) || strcmp(state, "ready") == 0 ||
 			strcmp(state, "paused") == 0)
-			return CStringGetTextDatum(state);
+			return state;
 		if (GetCurrentTimestamp() >= deadline)
-			PG_RETURN_TEXT_P(cstring_to_text("timeout"));
+			return "timeout";
+		PushActiveSnapshot(GetLatestSnapshot());
+		check_not_in_the_way(id);
+		PopActiveSnapshot();
 		wait_a_little();
 	}
+}
+
+/* refit.wait(id, timeout): until it is over, ready, or time is up. */
+Datum
+refit_wait(PG_FUNCTION_ARGS)
+{
+	TimestampTz deadline = deadline_of(fcinfo, 1);
+	char *state = NULL;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	if (XactIsoLevel != XACT_READ_COMMITTED)
+		ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+						errmsg("refit.wait() needs READ COMMITTED"),
+						errdetail("Under another isolation level it could not "
+								  "see the state change.")));
+	step_aside(true);
+	PG_TRY();
+	{
+		state = wait_for_state(PG_GETARG_INT64(0), deadline);
+	}
+	PG_FINALLY();
+	{
+		step_aside(false);
+	}
+	PG_END_TRY();
+	return CStringGetTextDatum(state);
 }
 
 /* refit.require(name): an ERROR unless that migration is completed. */

@@ -31,14 +31,19 @@ static const struct
 	OptionType type;
 	const char *setting; /* PostgreSQL's, that it is a value of; or NULL */
 } options[] = {
+	{"cancel_idle_in_transaction_after", OPTION_DURATION, NULL},
 	{"chunk_time", OPTION_DURATION, NULL},
+	{"deadline", OPTION_DURATION, NULL},
 	{"fire_triggers", OPTION_BOOL, NULL},
 	{"max_dead_ratio", OPTION_RATIO, NULL},
+	{"lock_timeout", OPTION_DURATION, "refit.lock_timeout"},
+	{"max_attempts", OPTION_COUNT, NULL},
 	{"max_replica_lag", OPTION_DURATION, NULL},
 	{"maintenance_work_mem", OPTION_SIZE, "maintenance_work_mem"},
 	{"max_skipped", OPTION_COUNT, NULL},
 	{"on_error", OPTION_ON_ERROR, NULL},
 	{"parallel_workers", OPTION_COUNT, "max_parallel_maintenance_workers"},
+	{"statement_timeout", OPTION_DURATION, NULL},
 	{"workers", OPTION_COUNT, NULL},
 };
 

@@ -21,6 +21,9 @@
 #include "job/catalog.h"
 #include "util/sqlutil.h"
 
+/* Tries for locks that are kept of one migration. */
+#define MOST_LOCK_TRIES 1000
+
 /* Columns of the query in refit_catalog_load, in order. */
 enum LoadColumn
 {
@@ -58,7 +61,8 @@ enum LoadColumn
 	LOAD_LEAF,
 	LOAD_LEAVES,
 	LOAD_LEAF_NUMBER,
-	LOAD_STANDS_STILL
+	LOAD_STANDS_STILL,
+	LOAD_SUBMITTED_BY
 };
 
 /* Columns of the query in load_rewrites, in order. */
@@ -281,6 +285,7 @@ load_migration(RefitMigration *m, MemoryContext context)
 	m->verify = load_text(context, LOAD_VERIFY);
 	m->revertible = load_int(LOAD_REVERTIBLE) != 0;
 	m->search_path = load_text(context, LOAD_SEARCH_PATH);
+	m->submitted_by = load_text(context, LOAD_SUBMITTED_BY);
 	m->cutover_attempts = load_int(LOAD_CUTOVER_ATTEMPTS);
 	m->cutover_lock_ms = load_float(LOAD_CUTOVER_LOCK_MS, -1);
 
@@ -377,7 +382,8 @@ refit_catalog_load(int64 id)
 		" (SELECT count(*) FROM refit.rewrite r WHERE r.id = m.id"
 		"  AND r.number > 0),"
 		" (SELECT number FROM refit.rewrite r WHERE r.id = m.id"
-		"  AND r.relid = coalesce(p.leaf, m.relid)), p.stands_still::int4"
+		"  AND r.relid = coalesce(p.leaf, m.relid)), p.stands_still::int4,"
+		" m.submitted_by"
 		" FROM refit.migration m LEFT JOIN refit.migration_progress p USING (id)"
 		" WHERE m.id = $1";
 	MemoryContext context = CurrentMemoryContext;
@@ -673,6 +679,59 @@ refit_catalog_event(const RefitMigration *m, const char *kind,
 	refit_sql("INSERT INTO refit.event (migration_id, kind, phase, message,"
 			  " detail) VALUES ($1, $2, $3, $4, $5::jsonb)",
 			  5, types, values, nulls);
+	SPI_finish();
+}
+
+/* Writes one try for locks. */
+static void
+save_lock_try(const RefitMigration *m, const RefitLockTry *try)
+{
+	Oid types[8] = {INT8OID,   TEXTOID, BOOLOID, FLOAT8OID,
+					FLOAT8OID, TEXTOID, TEXTOID, TEXTOID};
+	Datum values[8];
+	bool nulls[8] = {false};
+
+	values[0] = Int64GetDatum(m->id);
+	values[1] = text_or_null(m->phase, &nulls[1]);
+	values[2] = BoolGetDatum(try->granted);
+	values[3] = Float8GetDatum(try->waited_ms);
+	values[4] = Float8GetDatum(try->queued_ms);
+	values[5] = CStringGetTextDatum(try->locks);
+	values[6] = text_or_null(try->blocked_by, &nulls[6]);
+	values[7] = text_or_null(try->behind, &nulls[7]);
+	refit_sql("INSERT INTO refit.lock_attempt (migration_id, phase, granted,"
+			  " waited_ms, queued_ms, locks, blocked_by, behind)"
+			  " VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8::jsonb)",
+			  8, types, values, nulls);
+}
+
+/*
+ * Writes the tries for locks of this step, and forgets the oldest once in a
+ * while: somebody may be in the way for days.
+ */
+void
+refit_catalog_save_lock_tries(const RefitMigration *m)
+{
+	static int written = 0;
+	Oid types[2] = {INT8OID, INT4OID};
+	Datum values[2] = {Int64GetDatum(m->id), Int32GetDatum(MOST_LOCK_TRIES)};
+	ListCell *lc;
+
+	if (m->lock_tries == NIL)
+		return;
+	SPI_connect();
+	foreach(lc, m->lock_tries)
+		save_lock_try(m, lfirst(lc));
+	written += list_length(m->lock_tries);
+	if (written >= MOST_LOCK_TRIES / 10)
+	{
+		written = 0;
+		refit_sql("DELETE FROM refit.lock_attempt WHERE migration_id = $1"
+				  " AND at < (SELECT at FROM refit.lock_attempt"
+				  "  WHERE migration_id = $1 ORDER BY at DESC OFFSET $2"
+				  "  LIMIT 1)",
+				  2, types, values, NULL);
+	}
 	SPI_finish();
 }
 

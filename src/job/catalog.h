@@ -45,6 +45,8 @@ extern void refit_catalog_sum_copied(RefitMigration *m);
 /* kind is a word, message a sentence, detail JSON text or NULL. */
 extern void refit_catalog_event(const RefitMigration *m, const char *kind,
 								const char *message, const char *detail);
+/* The tries for locks of this step; the last 1000 of a migration are kept. */
+extern void refit_catalog_save_lock_tries(const RefitMigration *m);
 /* The option's text, or NULL where the migration does not set it. */
 extern char *refit_catalog_option(const RefitMigration *m, const char *key);
 /* A duration in ms: the option, else the default. */

@@ -46,6 +46,9 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "ddl/command.h"
+#include "ddl/ddl.h"
+#include "ddl/fate.h"
 #include "guc.h"
 #include "job/catalog.h"
 #include "job/migration.h"
@@ -122,6 +125,10 @@ static const Phase phases[] = {
 	{"unmirror", "cleanup", refit_build_cleanup, true},
 	{"check", "validate", refit_constraint_step, false},
 	{"check", "cleanup", refit_build_cleanup, true},
+	{"ddl", "ddl", refit_ddl_step, false},
+	{"ddl", "cleanup", refit_ddl_cleanup, true},
+	{"command", "command", refit_ddl_command_step, false},
+	{"command", "cleanup", refit_ddl_cleanup, true},
 	{"instant", "alter", refit_alter_step, false},
 	{"instant", "cleanup", refit_build_cleanup, true},
 	{"validate", "alter", refit_alter_step, false},
@@ -315,11 +322,18 @@ refit_migration_claim(int64 id, bool for_session)
 		   LOCKACQUIRE_NOT_AVAIL;
 }
 
+/* Has this session stopped where only a worker can go on? */
+static bool is_left_to_worker = false;
+
 /* Gives a session's claim back. */
 void
 refit_migration_release(int64 id)
 {
 	LOCKTAG tag;
+
+	if (is_left_to_worker) /* who looks before this is in vain */
+		refit_worker_start_at_commit();
+	is_left_to_worker = false;
 
 	claim_tag(&tag, id);
 	LockRelease(&tag, ExclusiveLock, true);
@@ -426,13 +440,22 @@ plan_change(RefitMigration *m)
 	return pstrdup(plan->reason);
 }
 
+/* Is it a statement of refit.ddl()?  It may be about no relation. */
+static bool
+is_ddl(const RefitMigration *m)
+{
+	return strcmp(m->kind, "ddl") == 0;
+}
+
 /* Phase plan: chooses the strategy, on the table as it is now. */
 static RefitOutcome
 plan_step(RefitMigration *m, RefitBudget *budget)
 {
 	char *reason;
 
-	if (strcmp(m->kind, "validate_constraint") == 0)
+	if (is_ddl(m))
+		reason = refit_ddl_plan(m);
+	else if (strcmp(m->kind, "validate_constraint") == 0)
 	{
 		refit_plan_check_owned(m->relid);
 		m->strategy = "check";
@@ -769,6 +792,21 @@ open_window(RefitMigration *m)
 	set_state(m, "revertible");
 }
 
+/* Are there commands in this phase that only a worker can run? */
+static bool
+needs_worker(const Phase *phase)
+{
+	return phase->step == refit_ddl_command_step;
+}
+
+/* Is there an invalid index of a command, which a pause would leave for long? */
+static bool
+must_tidy_up(const RefitMigration *m)
+{
+	return m->phase != NULL && needs_worker(find_phase(m)) &&
+		   refit_fate_debris(m) != NIL;
+}
+
 /*
  * Does what a control function asked for.  True: leave the migration.
  *
@@ -779,7 +817,7 @@ obey_request(RefitMigration *m)
 {
 	if (is_requested(m, "cutover"))
 		set_state(m, "running");
-	else if (is_requested(m, "pause"))
+	else if (is_requested(m, "pause") && !must_tidy_up(m))
 	{
 		stop_help(m);
 		set_request(m, NULL);
@@ -972,19 +1010,26 @@ apply_settings(const RefitMigration *m)
 	SPI_finish();
 }
 
+/* With whose rights a phase's step runs. */
+static Oid
+role_for(const RefitMigration *m, const Phase *phase)
+{
+	if (strcmp(phase->name, "cleanup") == 0)
+		return GetUserId();
+	return is_ddl(m) ? refit_ddl_role(m) : refit_relation_owner(m->relid);
+}
+
 /* Runs a phase's step with the owner's rights. */
 static RefitOutcome
 run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
 {
 	RefitRights save;
 	RefitOutcome outcome;
-	Oid owner = strcmp(phase->name, "cleanup") == 0
-					? GetUserId()
-					: refit_relation_owner(m->relid);
+	Oid owner = role_for(m, phase);
 
 	REFIT_FAULT_IN(phase->name, "begun");
 	check_work_tables(m);
-	if (!phase->after_cutover)
+	if (!phase->after_cutover && !is_ddl(m))
 		check_submitter(m);
 	if (m->rewrite.exists && !phase->after_cutover)
 		refit_tree_check(m);
@@ -1003,6 +1048,7 @@ note_lock(const RefitMigration *m)
 	static TimestampTz last_event = 0;
 	TimestampTz now = GetCurrentTimestamp();
 
+	refit_catalog_save_lock_tries(m);
 	if (m->lock_message == NULL ||
 		!TimestampDifferenceExceeds(last_event, now, LOCK_EVENT_INTERVAL))
 		return;
@@ -1126,6 +1172,18 @@ note_standstill(RefitMigration *m, bool stands_still)
 	return news;
 }
 
+/* This is no worker: one is started when the session has given the claim back. */
+static void
+leave_to_worker(RefitMigration *m)
+{
+	ereport(NOTICE,
+			(errmsg("migration " INT64_FORMAT " is left to a background worker",
+					m->id),
+			 errdetail("Its statement cannot run in a session's transaction."),
+			 errhint("Wait for it with refit.wait(" INT64_FORMAT ").", m->id)));
+	is_left_to_worker = true;
+}
+
 /* The step proper, with a snapshot set. */
 static int
 do_step(RefitMigration *m)
@@ -1154,6 +1212,11 @@ do_step(RefitMigration *m)
 	}
 	if (note_standstill(m, false))
 		return 0;
+	if (needs_worker(phase) && !refit_command_is_possible())
+	{
+		leave_to_worker(m);
+		return -1;
+	}
 	INSTR_TIME_SET_CURRENT(budget.start);
 	budget.chunk_ms =
 		m->progress.budget_ms > 0
@@ -1177,6 +1240,18 @@ set_up_step(void)
 	return guc_level;
 }
 
+/* Until the end of the step, the lock budget that the migration has. */
+static void
+apply_lock_timeout(const RefitMigration *m)
+{
+	char *timeout = m != NULL ? refit_catalog_option(m, "lock_timeout") : NULL;
+
+	if (timeout == NULL)
+		return;
+	refit_set_local("refit.lock_timeout", timeout);
+	refit_set_local("lock_timeout", psprintf("%d", refit_lock_timeout));
+}
+
 /* Does one unit of work. */
 int
 refit_migration_step(int64 id)
@@ -1193,6 +1268,7 @@ refit_migration_step(int64 id)
 	}
 	PushActiveSnapshot(GetTransactionSnapshot());
 	m = refit_catalog_load(id);
+	apply_lock_timeout(m);
 	rest = m == NULL ? -1 : do_step(m);
 	PopActiveSnapshot();
 	AtEOXact_GUC(false, guc_level);
@@ -1243,6 +1319,7 @@ refit_migration_help(int64 id)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		m = refit_catalog_load(id);
+		apply_lock_timeout(m);
 		if (m != NULL && strcmp(m->state, "running") == 0 &&
 			is_in_phase(m, "batches") && m->request == NULL)
 			rest = do_help(m);
@@ -1288,6 +1365,7 @@ is_final(int sqlerrcode)
 		   category == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
 		   category == ERRCODE_FEATURE_NOT_SUPPORTED ||
 		   category == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE ||
+		   category == ERRCODE_PROGRAM_LIMIT_EXCEEDED ||
 		   sqlerrcode == ERRCODE_DATA_CORRUPTED ||
 		   sqlerrcode == ERRCODE_DISK_FULL || /* refused in phase plan */
 		   category ==
@@ -1365,6 +1443,8 @@ handle_error(RefitMigration *m, const ErrorData *edata)
 
 	if (is_passing(edata->sqlerrcode))
 		return REST_RETRY_SOON;
+	if (edata->sqlerrcode == ERRCODE_QUERY_CANCELED && m->request != NULL)
+		return 0; /* for the sake of that */
 	if (is_disk_full(m, edata->sqlerrcode))
 	{
 		refit_space_note_full(m, edata->message);
@@ -1427,10 +1507,11 @@ find_by_name(const RefitSubmission *s)
 	values[1] = CStringGetTextDatum(s->kind);
 	values[2] = CStringGetTextDatum(s->definition);
 	values[3] = ObjectIdGetDatum(s->relid);
-	found = refit_sql_text("SELECT CASE WHEN kind = $2 AND definition = $3"
-						   " AND relid = $4 THEN id ELSE -id END"
-						   " FROM refit.migration WHERE name = $1",
-						   4, types, values);
+	found =
+		refit_sql_text("SELECT CASE WHEN kind = $2 AND definition = $3"
+					   " AND (relid = $4 OR kind = 'ddl') THEN id ELSE -id END"
+					   " FROM refit.migration WHERE name = $1",
+					   4, types, values);
 	return found != NULL ? strtoll(found, NULL, 10) : 0;
 }
 
@@ -1472,7 +1553,8 @@ insert_row(const RefitSubmission *s)
 	values[0] = s->name != NULL ? CStringGetTextDatum(s->name) : (Datum) 0;
 	values[1] = CStringGetTextDatum(s->kind);
 	values[2] = ObjectIdGetDatum(s->relid);
-	values[3] = CStringGetTextDatum(refit_qualified_name(s->relid));
+	values[3] = CStringGetTextDatum(
+		OidIsValid(s->relid) ? refit_qualified_name(s->relid) : "");
 	values[4] = CStringGetTextDatum(s->definition);
 	values[5] = CStringGetTextDatum(s->cutover);
 	values[6] = CStringGetTextDatum(s->verify);
@@ -1543,12 +1625,17 @@ refuse(const RefitMigration *m, const char *verb, const char *hint)
 			 errhint("%s", hint)));
 }
 
-/* Asks the worker that has the claim. */
+/*
+ * Asks the worker that has the claim.  A command that it is running is cancelled:
+ * it would not look up for as long as that takes.
+ */
 static char *
 ask_worker(RefitMigration *m, const char *request)
 {
 	set_request(m, request);
 	refit_worker_wake_at_commit(m->id);
+	if (request != NULL && m->phase != NULL && needs_worker(find_phase(m)))
+		refit_worker_cancel_at_commit(m->id);
 	return m->state;
 }
 

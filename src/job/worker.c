@@ -52,6 +52,8 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
@@ -74,6 +76,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "ddl/command.h"
 #include "guc.h"
 #include "job/launcher.h"
 #include "job/migration.h"
@@ -144,7 +147,8 @@ typedef void (*WorkFunction)(Work *work);
 
 /* Requests of this backend's present transaction. */
 static bool scan_requested = false;
-static List *pids_to_wake = NIL; /* in TopTransactionContext */
+static List *pids_to_wake = NIL;   /* in TopTransactionContext */
+static List *pids_to_cancel = NIL; /* likewise */
 
 /* Set when a step is committed. */
 static bool did_something = false;
@@ -319,6 +323,9 @@ deliver_requests(void)
 		if (proc != NULL)
 			SetLatch(&proc->procLatch);
 	}
+	foreach(lc, pids_to_cancel)
+		if (BackendPidGetProc(lfirst_int(lc)) != NULL)
+			(void) kill(lfirst_int(lc), SIGINT);
 
 	if (!scan_requested || refit_worker_scan(MyDatabaseId, 0, NULL))
 		return;
@@ -351,6 +358,7 @@ end_of_transaction(XactEvent event, void *arg)
 	}
 	scan_requested = false;
 	pids_to_wake = NIL;
+	pids_to_cancel = NIL;
 }
 
 /* Registers the callback once in the life of a backend. */
@@ -383,9 +391,9 @@ refit_worker_start_at_commit(void)
 	told = true;
 }
 
-/* At commit of this transaction: wake whoever works that migration. */
-void
-refit_worker_wake_at_commit(int64 id)
+/* Adds whoever works a migration to a list that is for the commit. */
+static void
+add_worker_pid(int64 id, List **pids)
 {
 	Oid types[1] = {INT8OID};
 	Datum values[1] = {Int64GetDatum(id)};
@@ -398,8 +406,22 @@ refit_worker_wake_at_commit(int64 id)
 		return;
 	watch_transactions();
 	old = MemoryContextSwitchTo(TopTransactionContext);
-	pids_to_wake = lappend_int(pids_to_wake, atoi(pid));
+	*pids = lappend_int(*pids, atoi(pid));
 	MemoryContextSwitchTo(old);
+}
+
+/* At commit of this transaction: wake whoever works that migration. */
+void
+refit_worker_wake_at_commit(int64 id)
+{
+	add_worker_pid(id, &pids_to_wake);
+}
+
+/* At commit of this transaction: cancel the command that a worker runs. */
+void
+refit_worker_cancel_at_commit(int64 id)
+{
+	add_worker_pid(id, &pids_to_cancel);
 }
 
 /*
@@ -820,7 +842,8 @@ record_error(Work *work)
 }
 
 /*
- * Does one step, or records why it could not be done.  That DROP EXTENSION
+ * Does one step, and the command that it asks for, or records why it could not be
+ * done.  That DROP EXTENSION
  * took the tables away is no error.
  */
 static void
@@ -830,6 +853,10 @@ step_or_record(Work *work)
 
 	work->rest = -1;
 	work->error = run_transaction(work, do_step);
+	if (work->error != NULL)
+		refit_command_forget();
+	else if (refit_command_is_pending())
+		work->error = refit_command_run(work->context);
 	if (work->error == NULL)
 	{
 		did_something = true;
@@ -1039,6 +1066,7 @@ refit_worker_main(Datum arg)
 	Work *work;
 
 	connect_worker(&task, WORKER_TYPE);
+	refit_command_enable();
 	work = make_work();
 	if (task.helper > 0)
 	{
@@ -1058,6 +1086,7 @@ refit_scan_main(Datum arg)
 	Work *work;
 
 	connect_worker(&task, SCAN_TYPE);
+	refit_command_enable();
 	work = make_work();
 	scan_database(work);
 	refit_launcher_scan_done(task.scan_number);

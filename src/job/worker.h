@@ -20,6 +20,8 @@ extern PGDLLEXPORT void refit_scan_main(Datum arg);
 extern void refit_worker_start_at_commit(void);
 /* At commit of this transaction: wake whoever works that migration. */
 extern void refit_worker_wake_at_commit(int64 id);
+/* At commit of this transaction: cancel the command that its worker runs. */
+extern void refit_worker_cancel_at_commit(int64 id);
 /* Starts workers for whatever can be started in this database, now. */
 extern void refit_worker_start_ready(void);
 

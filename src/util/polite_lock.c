@@ -10,26 +10,22 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/json.h"
 
 #include "guc.h"
 #include "util/attempt.h"
+#include "util/holders.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
 /* Tries without queueing before we queue, and the pause between them. */
 #define SPIN_TRIES 20
 #define SPIN_PAUSE_US 1000
-
-/* A transaction that is older will not end within our lock budget. */
-#define SLOW_HOLDER_MS 1000
 
 /* How often we look whether a slow holder has gone, and the pause between. */
 #define PATIENCE_LOOKS 20
@@ -38,13 +34,13 @@
 #define BACKOFF_FIRST_MS 50
 #define BACKOFF_MOST_MS 400
 
-/* Who holds a lock that is in our way. */
-typedef struct Holder
+/* One try for locks. */
+typedef struct Try
 {
-	char *text; /* pid, query, age: for people */
-	Oid relid;
-	bool is_slow;
-} Holder;
+	List *locks;
+	instr_time start;
+	instr_time queued; /* since when our request was in a queue; 0: never */
+} Try;
 
 /* Tries of this process that have failed since one succeeded. */
 static int failures = 0;
@@ -68,105 +64,6 @@ compare_locks(const ListCell *a, const ListCell *b)
 	const RefitLock *y = lfirst(b);
 
 	return x->relid < y->relid ? -1 : x->relid > y->relid;
-}
-
-/*
- * Who holds locks that conflict with those of a list, on which relation of it:
- * first those who will keep them long.  That is one who waits for us, too, such
- * as CREATE INDEX CONCURRENTLY for the end of our snapshot: to queue behind it
- * would be a deadlock.  One look for all, since a partition tree has hundreds.
- * Materialized, so that each plain autovacuum worker is asked to leave, and not
- * the first only.
- *
- * The table's owner reads the text, so it has the query only where he might see
- * that in pg_stat_activity too.
- */
-#define HOLDER_QUERY                                                        \
-	"WITH holder AS MATERIALIZED (SELECT l.relation::int8, w.n,"            \
-	" coalesce('pid ' || a.pid, 'prepared transaction '"                    \
-	"  || coalesce(x.gid, '?'))"                                            \
-	" || coalesce(' (' || nullif(a.backend_type, 'client backend') || ')'," \
-	"  '')"                                                                 \
-	" || coalesce(', ' || nullif(a.state, ''), '')"                         \
-	" || coalesce(', for ' || date_trunc('milliseconds',"                   \
-	"  clock_timestamp() - a.xact_start), '')"                              \
-	" || CASE WHEN a.usesysid IS NULL OR pg_has_role("                      \
-	"  (SELECT relowner FROM pg_catalog.pg_class WHERE oid = $4),"          \
-	"  a.usesysid, 'USAGE')"                                                \
-	"  THEN coalesce(': ' || left(a.query, 200), '') ELSE '' END AS text,"  \
-	" a.pid IS NULL OR coalesce(clock_timestamp() - a.xact_start >"         \
-	"  make_interval(secs => $3 / 1000.0), false)"                          \
-	"  OR a.query LIKE '%(to prevent wraparound)' OR f.for_us AS slow,"     \
-	" a.xact_start,"                                                        \
-	" CASE WHEN a.backend_type = 'autovacuum worker'"                       \
-	"  AND a.query NOT LIKE '%(to prevent wraparound)'"                     \
-	"  THEN pg_cancel_backend(a.pid) END"                                   \
-	" FROM unnest($1, $2) WITH ORDINALITY AS w(relation, mode, n)"          \
-	" JOIN pg_catalog.pg_locks l USING (relation)"                          \
-	" LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)"                  \
-	" LEFT JOIN pg_catalog.pg_locks t ON l.pid IS NULL AND t.pid IS NULL"   \
-	"  AND t.locktype = 'transactionid'"                                    \
-	"  AND t.virtualtransaction = l.virtualtransaction"                     \
-	" LEFT JOIN pg_catalog.pg_prepared_xacts x"                             \
-	"  ON x.transaction = t.transactionid"                                  \
-	" CROSS JOIN LATERAL (SELECT CASE WHEN a.wait_event_type = 'Lock'"      \
-	"  THEN pg_backend_pid() = ANY (pg_blocking_pids(a.pid)) ELSE false"    \
-	"  END) AS f(for_us)"                                                   \
-	" WHERE l.locktype = 'relation' AND l.granted"                          \
-	" AND l.database = (SELECT oid FROM pg_catalog.pg_database"             \
-	"  WHERE datname = current_database())"                                 \
-	" AND l.pid IS DISTINCT FROM pg_backend_pid()"                          \
-	" AND (w.mode >= 8 OR l.mode NOT IN ('AccessShareLock',"                \
-	"  'RowShareLock')))"                                                   \
-	" SELECT text, slow, relation FROM holder"                              \
-	" ORDER BY slow DESC, n, xact_start NULLS FIRST LIMIT 1"
-
-/* The relations or the modes of a list of locks as an array. */
-static Datum
-array_of(const List *locks, bool modes)
-{
-	Datum *elements = palloc(sizeof(Datum) * (list_length(locks) + 1));
-	ListCell *lc;
-
-	foreach(lc, locks)
-	{
-		RefitLock *lock = lfirst(lc);
-
-		elements[foreach_current_index(lc)] =
-			modes ? Int32GetDatum(lock->mode) : ObjectIdGetDatum(lock->relid);
-	}
-	return PointerGetDatum(construct_array(elements, list_length(locks),
-										   modes ? INT4OID : OIDOID,
-										   sizeof(int32), true, TYPALIGN_INT));
-}
-
-/* The holder that is most in our way, or NULL. */
-static Holder *
-find_holder(const RefitMigration *m, const List *locks)
-{
-	Oid types[4] = {OIDARRAYOID, INT4ARRAYOID, INT4OID, OIDOID};
-	Datum values[4] = {array_of(locks, false), array_of(locks, true),
-					   Int32GetDatum(SLOW_HOLDER_MS),
-					   ObjectIdGetDatum(m->relid)};
-	MemoryContext context = CurrentMemoryContext;
-	Holder *holder = NULL;
-
-	SPI_connect();
-	if (refit_sql(HOLDER_QUERY, 4, types, values, NULL) > 0)
-	{
-		HeapTuple row = SPI_tuptable->vals[0];
-		TupleDesc desc = SPI_tuptable->tupdesc;
-		char *text = SPI_getvalue(row, desc, 1);
-		char *slow = SPI_getvalue(row, desc, 2);
-
-		holder = MemoryContextAlloc(context, sizeof(Holder));
-		holder->text =
-			MemoryContextStrdup(context, text != NULL ? text : "unknown");
-		holder->is_slow = slow != NULL && slow[0] == 't';
-		holder->relid = strtoul(SPI_getvalue(row, desc, 3), NULL, 10);
-	}
-	SPI_finish();
-	return holder;
 }
 
 /* Tries without queueing, for a moment. */
@@ -199,42 +96,82 @@ lock_queueing(const RefitLock *lock, instr_time start)
 
 /* Takes all locks, or raises lock_not_available. */
 static void
-lock_all(List *locks)
+lock_all(void *arg)
 {
-	instr_time start = {0};
+	Try *try = arg;
 	ListCell *lc;
-	bool queued = false;
 	int guc_level = NewGUCNestLevel();
 
-	foreach(lc, locks)
+	foreach(lc, try->locks)
 	{
 		RefitLock *lock = lfirst(lc);
 
 		if (lock_without_queueing(lock))
 			continue;
-		if (!queued)
-			INSTR_TIME_SET_CURRENT(start);
-		queued = true;
-		lock_queueing(lock, start);
+		if (INSTR_TIME_IS_ZERO(try->queued))
+			INSTR_TIME_SET_CURRENT(try->queued);
+		lock_queueing(lock, try->queued);
 	}
 	AtEOXact_GUC(false, guc_level);
 }
 
+/* ms since then; 0 where it was not. */
+static double
+ms_since(instr_time then)
+{
+	instr_time now;
+
+	if (INSTR_TIME_IS_ZERO(then))
+		return 0;
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, then);
+	return INSTR_TIME_GET_MILLISEC(now);
+}
+
+/*
+ * Notes a try for refit.lock_attempts.  Who queued behind us is looked up where
+ * somebody may have: while our request stood in the queue itself.
+ */
+static void
+note_try(RefitMigration *m, const Try *try, const char *blocked_by)
+{
+	RefitLockTry *note = palloc0(sizeof(RefitLockTry));
+
+	note->granted = blocked_by == NULL;
+	note->waited_ms = ms_since(try->start);
+	note->queued_ms = ms_since(try->queued);
+	note->locks = refit_holders_locks(try->locks);
+	note->blocked_by = blocked_by;
+	if (!INSTR_TIME_IS_ZERO(try->queued))
+		note->behind = refit_holders_behind(try->locks);
+	m->lock_tries = lappend(m->lock_tries, note);
+}
+
 /* Writes down why a try failed. */
 static void
-note_failed_try(RefitMigration *m, Oid relid, const char *holder)
+note_failed_try(RefitMigration *m, const Try *try, const RefitHolders *holders)
 {
+	static const RefitHolders several = {.text = "several short transactions",
+										 .all = "[]"};
 	StringInfoData detail;
+	Oid relid = m->relid;
 
 	failures++;
-	m->progress.waiting_for = pstrdup(holder);
+	if (holders == NULL)
+		holders = &several;
+	if (OidIsValid(holders->relid))
+		relid = holders->relid;
+	else if (try->locks != NIL)
+		relid = ((RefitLock *) linitial(try->locks))->relid;
+	m->progress.waiting_for = pstrdup(holders->text);
 	initStringInfo(&detail);
 	appendStringInfo(&detail, "{\"relation\": %u, \"blocked_by\": ", relid);
-	escape_json(&detail, holder);
+	escape_json(&detail, holders->text);
 	appendStringInfoChar(&detail, '}');
 	m->lock_message =
 		psprintf("waiting for a lock on %s", refit_qualified_name(relid));
 	m->lock_detail = detail.data;
+	note_try(m, try, holders->all);
 }
 
 /*
@@ -242,27 +179,20 @@ note_failed_try(RefitMigration *m, Oid relid, const char *holder)
  * there when he does.  False: he stays.
  */
 static bool
-wait_for_slow_holders(RefitMigration *m, List *locks)
+wait_for_slow_holders(RefitMigration *m, const Try *try)
 {
-	Holder *holder = NULL;
+	RefitHolders *holders = NULL;
 
 	for (int i = 0; i < PATIENCE_LOOKS; i++)
 	{
-		holder = find_holder(m, locks);
-		if (holder == NULL || !holder->is_slow)
+		holders = refit_holders_of(m, try->locks);
+		if (holders == NULL || !holders->slow)
 			return true;
 		CHECK_FOR_INTERRUPTS();
 		pg_usleep(PATIENCE_PAUSE_US);
 	}
-	note_failed_try(m, holder->relid, holder->text);
+	note_failed_try(m, try, holders);
 	return false;
-}
-
-/* lock_all() for refit_attempt. */
-static void
-lock_all_of(void *arg)
-{
-	lock_all(arg);
 }
 
 /*
@@ -270,9 +200,9 @@ lock_all_of(void *arg)
  * leaves the transaction alive.  One per try, never in a loop.
  */
 static bool
-lock_in_subtransaction(List *locks)
+lock_in_subtransaction(Try *try)
 {
-	ErrorData *edata = refit_attempt(lock_all_of, locks, true);
+	ErrorData *edata = refit_attempt(lock_all, try, true);
 
 	if (edata != NULL && edata->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
 		edata->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
@@ -302,34 +232,45 @@ put_first(List *locks, Oid relid)
 bool
 refit_polite_lock_is_free(RefitMigration *m, List *locks)
 {
-	return wait_for_slow_holders(m, locks);
+	Try try = {.locks = locks};
+
+	INSTR_TIME_SET_CURRENT(try.start);
+	return wait_for_slow_holders(m, &try);
 }
 
 /* One try. */
 bool
 refit_polite_lock_try(RefitMigration *m, List *locks)
 {
+	Try try = {0};
+
+	INSTR_TIME_SET_CURRENT(try.start);
 	/* the table itself comes first: most who hold the rest hold it too */
 	list_sort(locks, compare_locks);
-	locks = put_first(locks, m->relid);
-	if (!wait_for_slow_holders(m, locks))
+	try.locks = put_first(locks, m->relid);
+	if (!wait_for_slow_holders(m, &try))
 		return false;
-	if (!lock_in_subtransaction(locks))
+	if (!lock_in_subtransaction(&try))
 	{
-		Holder *holder = find_holder(m, locks);
-
-		if (holder != NULL)
-			note_failed_try(m, holder->relid, holder->text);
-		else
-			note_failed_try(m, ((RefitLock *) linitial(locks))->relid,
-							"several short transactions");
+		note_failed_try(m, &try, refit_holders_of(m, try.locks));
 		return false;
 	}
 	/* a lock is granted on what was dropped just before, too */
-	(void) refit_relation_owner(m->relid);
+	if (OidIsValid(m->relid))
+		(void) refit_relation_owner(m->relid);
+	note_try(m, &try, NULL);
 	m->progress.waiting_for = NULL;
 	failures = 0;
 	return true;
+}
+
+/* A statement that took the rest of its locks itself did not get one. */
+void
+refit_polite_lock_note_failure(RefitMigration *m, List *locks)
+{
+	Try try = {.locks = locks};
+
+	note_failed_try(m, &try, refit_holders_of(m, locks));
 }
 
 /* ms to stay away after a failed try; grows while they fail. */

@@ -40,6 +40,7 @@ extern RefitLock *refit_polite_lock_on(Oid relid, LOCKMODE mode);
 /*
  * One try, in the caller's transaction.  True: all are held to its end.
  * False: none is; m->progress.waiting_for, lock_message and lock_detail say why.
+ * Each try is noted in m->lock_tries.
  * A relation that does not exist any more is skipped.
  */
 extern bool refit_polite_lock_try(RefitMigration *m, List *locks);
@@ -48,6 +49,12 @@ extern bool refit_polite_lock_try(RefitMigration *m, List *locks);
  * they do, and it is noted who it is, as by a try.
  */
 extern bool refit_polite_lock_is_free(RefitMigration *m, List *locks);
+
+/*
+ * Notes that a statement was not given a lock that it asked for itself, having
+ * these; it has been undone.
+ */
+extern void refit_polite_lock_note_failure(RefitMigration *m, List *locks);
 
 /* ms to stay away after a failed try: with jitter, growing while tries fail. */
 extern int refit_polite_lock_backoff(RefitMigration *m);

@@ -65,5 +65,6 @@ extern char *refit_qualified_name(Oid relid);
 extern Oid refit_relation_owner(Oid relid);
 /* Is the caller its owner, by membership too, or a superuser? */
 extern bool refit_owns_relation(Oid relid);
+extern bool refit_owns_schema(Oid schema);
 
 #endif /* REFIT_SQLUTIL_H */

@@ -357,6 +357,8 @@ LANGUAGE sql AS $$
 	UNION ALL
 	SELECT 'left: row in refit.owed of ' || id FROM refit.owed
 	UNION ALL
+	SELECT 'left: row in refit.command of ' || id FROM refit.command
+	UNION ALL
 	SELECT 'left: dependency on ' || objid FROM pg_depend d
 		WHERE refclassid = 'pg_extension'::regclass AND classid = 'pg_class'::regclass
 		AND NOT EXISTS (SELECT FROM pg_class WHERE oid = d.objid)

@@ -37,6 +37,7 @@ my $on_tree = { 'create index' => 'CREATE INDEX more ON app.t (n)' };
 #			points after it find some
 # late		only the points from there on count, when they come again
 # short		the faults of the list for CI
+# without	faults that make no sense: a statement names its table
 # sql		what another session does in place of a fault's statement
 our @KINDS = (
 	{
@@ -182,6 +183,30 @@ our @KINDS = (
 		submit => "SELECT refit.validate_constraint('app.t', 't_place')",
 		final => 'completed',
 		changed => "SELECT convalidated FROM pg_constraint WHERE conname = 't_place'",
+	},
+	{
+		name => 'ddl',
+		submit => "SELECT refit.ddl('ALTER TABLE app.t ADD COLUMN extra int DEFAULT 5')",
+		final => 'completed',
+		changed => "SELECT lab.type_of('extra') IS NOT NULL",
+		without => [ 'rename', 'set schema' ],
+	},
+	{
+		name => 'ddl, top-level',
+		submit => "SELECT refit.ddl('CREATE INDEX CONCURRENTLY made ON app.t (n)')",
+		final => 'completed',
+		changed => "SELECT EXISTS (SELECT FROM pg_index WHERE indisvalid"
+		  . " AND indexrelid = to_regclass('app.made'))",
+		short => ['kill'],
+		without => [ 'rename', 'set schema' ],
+	},
+	{
+		name => 'ddl, top-level, violated',
+		submit => "SELECT refit.ddl('CREATE UNIQUE INDEX CONCURRENTLY made ON app.t ((true))')",
+		final => 'failed',
+		code => '23505',
+		changed => "SELECT to_regclass('app.made') IS NOT NULL",
+		without => [ 'rename', 'set schema', 'truncate' ],
 	},
 );
 
