@@ -66,6 +66,7 @@
 #include "table/twin.h"
 #include "table/verify.h"
 #include "util/fault.h"
+#include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
 /* Tells our advisory locks from a user's, which have 1 or 2 here. */
@@ -1083,7 +1084,7 @@ refit_migration_step(int64 id)
 	int rest;
 	int guc_level = NewGUCNestLevel();
 
-	refit_set_local("lock_timeout", psprintf("%d", refit_lock_timeout));
+	refit_set_local("lock_timeout", psprintf("%d", refit_polite_lock_budget()));
 	refit_set_local("jit", "off"); /* compiling catalog queries takes longer */
 	/* a user's expression can drop a session's advisory locks, not this one */
 	if (!refit_migration_claim(id, false))
