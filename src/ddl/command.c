@@ -209,7 +209,7 @@ set_up_session(const RefitCommand *c)
 		set_session(lfirst(lc), lfirst(lnext(c->settings, lc)));
 	set_session("search_path", c->search_path);
 	set_session("lock_timeout",
-				c->may_wait ? "0" : psprintf("%d", refit_lock_timeout));
+				c->may_wait ? "0" : psprintf("%d", refit_polite_lock_budget()));
 	set_session("maintenance_work_mem", c->memory);
 	set_session("max_parallel_maintenance_workers", c->workers);
 }

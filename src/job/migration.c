@@ -73,6 +73,7 @@
 #include "table/twin.h"
 #include "table/verify.h"
 #include "util/fault.h"
+#include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
 /* Tells our advisory locks from a user's, which have 1 or 2 here. */
@@ -1235,7 +1236,7 @@ set_up_step(void)
 {
 	int guc_level = NewGUCNestLevel();
 
-	refit_set_local("lock_timeout", psprintf("%d", refit_lock_timeout));
+	refit_set_local("lock_timeout", psprintf("%d", refit_polite_lock_budget()));
 	refit_set_local("jit", "off"); /* compiling catalog queries takes longer */
 	return guc_level;
 }
@@ -1249,7 +1250,7 @@ apply_lock_timeout(const RefitMigration *m)
 	if (timeout == NULL)
 		return;
 	refit_set_local("refit.lock_timeout", timeout);
-	refit_set_local("lock_timeout", psprintf("%d", refit_lock_timeout));
+	refit_set_local("lock_timeout", psprintf("%d", refit_polite_lock_budget()));
 }
 
 /* Does one unit of work. */

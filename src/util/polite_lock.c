@@ -4,18 +4,24 @@
  *	  Locks that conflict with the application, taken without stopping it.
  *
  * See polite_lock.h.  Whoever has to wait behind our queued request waits for
- * at most refit.lock_timeout, all locks of one try together.
+ * at most refit.lock_timeout, all locks of one try together; half of
+ * deadlock_timeout where that is less.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/json.h"
+#include "utils/lsyscache.h"
 
 #include "guc.h"
 #include "util/attempt.h"
@@ -39,7 +45,7 @@ typedef struct Try
 {
 	List *locks;
 	instr_time start;
-	instr_time queued; /* since when our request was in a queue; 0: never */
+	instr_time queued; /* since when others may wait for us; 0: never */
 } Try;
 
 /* Tries of this process that have failed since one succeeded. */
@@ -56,14 +62,20 @@ refit_polite_lock_on(Oid relid, LOCKMODE mode)
 	return lock;
 }
 
-/* Sorts by relation. */
+/* Sorts by relation: views last to first, then the rest first to last. */
 static int
 compare_locks(const ListCell *a, const ListCell *b)
 {
 	const RefitLock *x = lfirst(a);
 	const RefitLock *y = lfirst(b);
+	bool x_is_view = get_rel_relkind(x->relid) == RELKIND_VIEW;
+	bool y_is_view = get_rel_relkind(y->relid) == RELKIND_VIEW;
 
-	return x->relid < y->relid ? -1 : x->relid > y->relid;
+	if (x_is_view != y_is_view)
+		return x_is_view ? -1 : 1;
+	if (x->relid == y->relid)
+		return 0;
+	return (x->relid < y->relid) != x_is_view ? -1 : 1;
 }
 
 /* Tries without queueing, for a moment. */
@@ -80,6 +92,13 @@ lock_without_queueing(const RefitLock *lock)
 	return false;
 }
 
+/* The longest wait in ms. */
+int
+refit_polite_lock_budget(void)
+{
+	return Min(refit_lock_timeout, Max(DeadlockTimeout / 2, 1));
+}
+
 /* Queues, for what is left of the lock budget. */
 static void
 lock_queueing(const RefitLock *lock, instr_time start)
@@ -89,12 +108,15 @@ lock_queueing(const RefitLock *lock, instr_time start)
 
 	INSTR_TIME_SET_CURRENT(now);
 	INSTR_TIME_SUBTRACT(now, start);
-	left = refit_lock_timeout - (int) INSTR_TIME_GET_MILLISEC(now);
+	left = refit_polite_lock_budget() - (int) INSTR_TIME_GET_MILLISEC(now);
 	refit_set_local("lock_timeout", psprintf("%d", Max(left, 1)));
 	LockRelationOid(lock->relid, lock->mode);
 }
 
-/* Takes all locks, or raises lock_not_available. */
+/*
+ * Takes all locks, or raises lock_not_available.  The budget begins when the
+ * first one is granted, or queued for: from then on somebody may wait for us.
+ */
 static void
 lock_all(void *arg)
 {
@@ -105,12 +127,12 @@ lock_all(void *arg)
 	foreach(lc, try->locks)
 	{
 		RefitLock *lock = lfirst(lc);
+		bool granted = lock_without_queueing(lock);
 
-		if (lock_without_queueing(lock))
-			continue;
-		if (INSTR_TIME_IS_ZERO(try->queued))
+		if (foreach_current_index(lc) == 0)
 			INSTR_TIME_SET_CURRENT(try->queued);
-		lock_queueing(lock, try->queued);
+		if (!granted)
+			lock_queueing(lock, try->queued);
 	}
 	AtEOXact_GUC(false, guc_level);
 }
@@ -210,20 +232,28 @@ lock_in_subtransaction(Try *try)
 	return edata == NULL;
 }
 
-/* Moves the lock on a relation to the front. */
+/*
+ * The order in which locks are taken: views before the table that they are on,
+ * as whoever reads a view takes them; then the table itself, since most who hold
+ * the rest hold it too.
+ */
 static List *
-put_first(List *locks, Oid relid)
+in_order(List *locks, Oid relid)
 {
+	int views = 0;
 	ListCell *lc;
 
+	list_sort(locks, compare_locks);
 	foreach(lc, locks)
 	{
 		RefitLock *lock = lfirst(lc);
 
+		if (get_rel_relkind(lock->relid) == RELKIND_VIEW)
+			views++;
 		if (lock->relid != relid)
 			continue;
 		locks = foreach_delete_current(locks, lc);
-		return lcons(lock, locks);
+		return list_insert_nth(locks, views, lock);
 	}
 	return locks;
 }
@@ -245,9 +275,7 @@ refit_polite_lock_try(RefitMigration *m, List *locks)
 	Try try = {0};
 
 	INSTR_TIME_SET_CURRENT(try.start);
-	/* the table itself comes first: most who hold the rest hold it too */
-	list_sort(locks, compare_locks);
-	try.locks = put_first(locks, m->relid);
+	try.locks = in_order(locks, m->relid);
 	if (!wait_for_slow_holders(m, &try))
 		return false;
 	if (!lock_in_subtransaction(&try))

@@ -11,10 +11,12 @@
  * go away and back off.  Plain autovacuum is asked to leave, as the deadlock
  * checker would.  Nobody else is ever cancelled.
  *
- * Of several locks the one on the migration's table is taken first, since most
- * who hold the others hold it too, then the rest in order of oid.  A failed try
- * gives all of them back; as no wait is longer than the budget, two migrations
- * cannot deadlock for good.
+ * Of several locks those on views are taken first, the outer ones before the
+ * inner ones, as readers take them; then the one on the migration's table, since
+ * most who hold the others hold it too; then the rest in order of oid.  A failed
+ * try gives all of them back.  No wait is longer than the budget, nor than half
+ * of deadlock_timeout: a client that waits for us while we wait for it has no
+ * time to be told of a deadlock, and two migrations cannot deadlock for good.
  *
  * This is the only file that asks for a lock that conflicts with writers on a
  * relation that others use.
@@ -55,6 +57,13 @@ extern bool refit_polite_lock_is_free(RefitMigration *m, List *locks);
  * these; it has been undone.
  */
 extern void refit_polite_lock_note_failure(RefitMigration *m, List *locks);
+
+/*
+ * The longest that we wait for a lock while somebody may wait for us, in ms:
+ * refit.lock_timeout, or half of deadlock_timeout.  A client who waits for us
+ * while we wait for what it holds would else be told of a deadlock.
+ */
+extern int refit_polite_lock_budget(void);
 
 /* ms to stay away after a failed try: with jitter, growing while tries fail. */
 extern int refit_polite_lock_backoff(RefitMigration *m);
