@@ -156,9 +156,13 @@ CREATE TABLE refit.pass (
 	number integer NOT NULL,
 	relid oid NOT NULL,
 	key_index oid NOT NULL,	-- 0: by positions
+	key text,				-- its columns, types, collations
 	by_where boolean NOT NULL,
 	low text[],
 	high text[],
+	filenode oid NOT NULL DEFAULT 0,	-- that positions are in
+	round integer NOT NULL DEFAULT 1,
+	helper integer,			-- process that works it beside the leader
 	next_position bigint NOT NULL DEFAULT 0,
 	position_end bigint NOT NULL DEFAULT 0,
 	batch bigint NOT NULL DEFAULT 0,

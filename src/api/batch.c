@@ -10,7 +10,6 @@
 
 #include "catalog/namespace.h"
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -38,23 +37,6 @@ needed_arg(FunctionCallInfo fcinfo, int n, const char *name, const char *hint)
 	return value;
 }
 
-/* Triggers are left out by superusers only, as by the setting. */
-static void
-check_triggers(const Jsonb *options)
-{
-	JsonbValue buf;
-	JsonbValue *value = getKeyJsonValueFromContainer(
-		(JsonbContainer *) &options->root, "fire_triggers",
-		strlen("fire_triggers"), &buf);
-
-	if (value != NULL && !superuser())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to set option \"fire_triggers\""),
-				 errdetail("It sets session_replication_role, which superusers "
-						   "may.")));
-}
-
 /* Checks and submits. */
 static Datum
 submit(RefitSubmission *s, const RefitClauses *clauses)
@@ -62,8 +44,7 @@ submit(RefitSubmission *s, const RefitClauses *clauses)
 	RefitClauses c = *clauses;
 	int64 id;
 
-	check_triggers(s->options);
-	refit_plan_check_table(s->relid, false);
+	refit_plan_check_rows(s->relid);
 	if ((id = refit_migration_find(s)) != 0)
 		PG_RETURN_INT64(id);
 	c.kind = s->kind;

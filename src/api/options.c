@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
@@ -19,6 +20,7 @@ typedef enum OptionType
 	OPTION_SIZE,
 	OPTION_COUNT,
 	OPTION_BOOL,
+	OPTION_RATIO,
 	OPTION_ON_ERROR
 } OptionType;
 
@@ -31,6 +33,7 @@ static const struct
 } options[] = {
 	{"chunk_time", OPTION_DURATION, NULL},
 	{"fire_triggers", OPTION_BOOL, NULL},
+	{"max_dead_ratio", OPTION_RATIO, NULL},
 	{"max_replica_lag", OPTION_DURATION, NULL},
 	{"maintenance_work_mem", OPTION_SIZE, "maintenance_work_mem"},
 	{"max_skipped", OPTION_COUNT, NULL},
@@ -56,6 +59,7 @@ static bool
 is_valid(OptionType type, const char *value)
 {
 	int number;
+	double real;
 	bool truth;
 
 	switch (type)
@@ -68,19 +72,39 @@ is_valid(OptionType type, const char *value)
 			return parse_int(value, &number, 0, NULL) && number >= 0;
 		case OPTION_BOOL:
 			return parse_bool(value, &truth);
+		case OPTION_RATIO:
+			return parse_real(value, &real, 0, NULL) && real > 0 && real <= 1;
 		case OPTION_ON_ERROR:
 			return strcmp(value, "fail") == 0 || strcmp(value, "skip") == 0;
 	}
 	return false;
 }
 
+/* Triggers are left out by superusers only, as by the setting. */
+static void
+check_superuser(const char *key, const char *value)
+{
+	bool fires = true;
+
+	if (strcmp(key, "fire_triggers") == 0 && parse_bool(value, &fires) &&
+		!fires && !superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to set option \"fire_triggers\""),
+				 errdetail("It sets session_replication_role, which superusers "
+						   "may.")));
+}
+
 /* Checks one option's value. */
 void
 refit_options_check_value(const char *key, const char *value)
 {
-	static const char *const examples[] = {
-		"a duration like \"500ms\"", "a size like \"64MB\"", "a number",
-		"true or false", "\"fail\" or \"skip\""};
+	static const char *const examples[] = {"a duration like \"500ms\"",
+										   "a size like \"64MB\"",
+										   "a number",
+										   "true or false",
+										   "a number above 0, up to 1",
+										   "\"fail\" or \"skip\""};
 
 	for (int i = 0; i < lengthof(options); i++)
 	{
@@ -91,6 +115,7 @@ refit_options_check_value(const char *key, const char *value)
 							errmsg("invalid value for option \"%s\": \"%s\"",
 								   key, value != NULL ? value : "null"),
 							errhint("Write %s.", examples[options[i].type])));
+		check_superuser(key, value);
 		if (options[i].setting != NULL) /* an ERROR if it is out of range */
 			(void) set_config_option(options[i].setting, value, PGC_USERSET,
 									 PGC_S_SESSION, GUC_ACTION_SET, false, 0,

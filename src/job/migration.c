@@ -24,7 +24,9 @@
  * With a revert window there is one by reverting: goal reverted leads through
  * the phases of "revert", and an error on the way to the window again.
  *
- * Locks: the claim (see migration.h), and for a moment the row.
+ * Locks: the claim (see migration.h), and for a moment the row.  Whoever helps
+ * with a migration that somebody else has claimed holds another lock for his
+ * chunk; state paused, and the final ones, are entered when nobody does.
  *
  *-------------------------------------------------------------------------
  */
@@ -71,6 +73,7 @@
 /* Tells our advisory locks from a user's, which have 1 or 2 here. */
 #define CLAIM_FIELD 0x7266
 #define QUEUE_FIELD 0x7271
+#define HELP_FIELD 0x7268
 
 /* Rests in ms. */
 #define REST_READY 500
@@ -311,6 +314,43 @@ refit_migration_release(int64 id)
 	LockRelease(&tag, ExclusiveLock, true);
 }
 
+/* The lock of those who help to work a migration. */
+static void
+help_tag(LOCKTAG *tag, int64 id)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (id >> 32), (uint32) id,
+						 HELP_FIELD);
+}
+
+/*
+ * Waits for the chunks of those who help to end, lock_timeout at most, and keeps
+ * them from beginning others until our commit.
+ */
+static void
+stop_help(const RefitMigration *m)
+{
+	LOCKTAG tag;
+
+	help_tag(&tag, m->id);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
+/* May a chunk of help begin?  Only while somebody leads, and nobody stops it. */
+static bool
+begin_help(int64 id)
+{
+	LOCKTAG tag;
+
+	claim_tag(&tag, id);
+	if (LockAcquire(&tag, ShareLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
+	{
+		LockRelease(&tag, ShareLock, false);
+		return false;
+	}
+	help_tag(&tag, id);
+	return LockAcquire(&tag, ShareLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
 /* Ids of migrations that a worker could be started for, in order. */
 List *
 refit_migration_startable(void)
@@ -381,14 +421,17 @@ plan_step(RefitMigration *m, RefitBudget *budget)
 {
 	char *reason;
 
-	refit_plan_check_table(m->relid, strcmp(m->kind, "alter_table") == 0);
 	if (refit_statement_is_kind(m->kind))
 	{
+		refit_plan_check_rows(m->relid);
 		m->strategy = "batches";
 		reason = refit_batch_plan(m);
 	}
 	else
+	{
+		refit_plan_check_table(m->relid, strcmp(m->kind, "alter_table") == 0);
 		reason = plan_change(m);
+	}
 	refit_catalog_event(m, "plan",
 						psprintf("strategy %s: %s", m->strategy, reason), NULL);
 	REFIT_FAULT("plan.made");
@@ -466,6 +509,18 @@ record_volume(const RefitMigration *m)
 			   psprintf(INT64_FORMAT, m->progress.bytes_done), NULL);
 }
 
+/* Records how many rows a pass over a table has written, all tries together. */
+static void
+record_written(const RefitMigration *m)
+{
+	update_row(m,
+			   "UPDATE refit.migration SET rows = (SELECT sum(touched)"
+			   " FROM refit.pass WHERE id = $1) WHERE id = $1"
+			   " AND strategy = 'batches' AND ($2 IS NULL) AND ($3 IS NULL)"
+			   " AND ($4 IS NULL)",
+			   NULL, NULL, NULL);
+}
+
 /* Records a try of the cutover. */
 static void
 record_attempt(const RefitMigration *m)
@@ -521,6 +576,8 @@ finish(RefitMigration *m)
 	refit_catalog_save_progress(m);
 	forget_worker(m);
 	set_request(m, NULL);
+	stop_help(m);
+	record_written(m);
 	update_row(m,
 			   "DELETE FROM refit.owed WHERE id = $1 AND ($2 IS NULL)"
 			   " AND ($3 IS NULL) AND ($4 IS NULL)",
@@ -598,7 +655,7 @@ advance(RefitMigration *m, const Phase *phase, int worked_ms)
 		refit_catalog_save_progress(m);
 		return rest;
 	}
-	if (strcmp(phase->name, "copy") == 0 || strcmp(phase->name, "batches") == 0)
+	if (strcmp(phase->name, "copy") == 0)
 		record_volume(m);
 	if (strcmp(phase->name, "cutover") == 0)
 		end_order_to_cut_over(m);
@@ -691,6 +748,7 @@ obey_request(RefitMigration *m)
 		set_state(m, "running");
 	else if (is_requested(m, "pause"))
 	{
+		stop_help(m);
 		set_request(m, NULL);
 		m->progress.rate = 0;
 		refit_catalog_save_progress(m);
@@ -1075,16 +1133,25 @@ do_step(RefitMigration *m)
 					   (int) INSTR_TIME_GET_MILLISEC(now), rows_before);
 }
 
+/* Settings of a step, until the end of the level that is returned. */
+static int
+set_up_step(void)
+{
+	int guc_level = NewGUCNestLevel();
+
+	refit_set_local("lock_timeout", psprintf("%d", refit_lock_timeout));
+	refit_set_local("jit", "off"); /* compiling catalog queries takes longer */
+	return guc_level;
+}
+
 /* Does one unit of work. */
 int
 refit_migration_step(int64 id)
 {
 	RefitMigration *m;
 	int rest;
-	int guc_level = NewGUCNestLevel();
+	int guc_level = set_up_step();
 
-	refit_set_local("lock_timeout", psprintf("%d", refit_lock_timeout));
-	refit_set_local("jit", "off"); /* compiling catalog queries takes longer */
 	/* a user's expression can drop a session's advisory locks, not this one */
 	if (!refit_migration_claim(id, false))
 	{
@@ -1102,6 +1169,53 @@ refit_migration_step(int64 id)
 		(rest < 0 || m->phase == NULL ||
 		 (strcmp(m->phase, "copy") != 0 && strcmp(m->phase, "batches") != 0)))
 		ForceSyncCommit();
+	return rest;
+}
+
+/* A chunk of help; returns the rest to take after it, or -1. */
+static int
+do_help(RefitMigration *m)
+{
+	static const Phase help = {"batches", "batches", refit_batch_help, false};
+	RefitBudget budget = {.chunk_ms = m->progress.budget_ms};
+	RefitOutcome outcome;
+	instr_time now;
+	int rest = refit_governor_before(m);
+
+	if (rest > 0)
+		return rest;
+	if (budget.chunk_ms <= 0)
+		budget.chunk_ms =
+			refit_catalog_option_ms(m, "chunk_time", refit_chunk_time);
+	INSTR_TIME_SET_CURRENT(budget.start);
+	outcome = run_step(m, &help, &budget);
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, budget.start);
+	if (outcome == REFIT_NEXT)
+		return -1;
+	if (outcome == REFIT_WAIT)
+		return budget.pause_ms;
+	return refit_governor_after(m, (int) INSTR_TIME_GET_MILLISEC(now));
+}
+
+/* Does a chunk of a migration that somebody else works. */
+int
+refit_migration_help(int64 id)
+{
+	RefitMigration *m;
+	int rest = -1;
+	int guc_level = set_up_step();
+
+	if (begin_help(id))
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		m = refit_catalog_load(id);
+		if (m != NULL && strcmp(m->state, "running") == 0 &&
+			is_in_phase(m, "batches") && m->request == NULL)
+			rest = do_help(m);
+		PopActiveSnapshot();
+	}
+	AtEOXact_GUC(false, guc_level);
 	return rest;
 }
 

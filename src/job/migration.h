@@ -52,6 +52,13 @@ extern int64 refit_migration_submit(const RefitSubmission *submission);
 extern int refit_migration_step(int64 id);
 extern int refit_migration_failed(int64 id, const ErrorData *edata);
 
+/*
+ * Does a chunk of a pass over rows for whoever has its claim.  Returns the rest to
+ * take, or -1: there is no part to work, or nobody leads.  An ERROR is for the
+ * leader to meet too; here it is undone and no more.
+ */
+extern int refit_migration_help(int64 id);
+
 /* Claims.  refit_migration_claim does not wait. */
 extern bool refit_migration_claim(int64 id, bool for_session);
 extern void refit_migration_release(int64 id);

@@ -30,6 +30,21 @@
  * too late and leaves.  Where there is a launcher, it comes back to work that
  * waits for one; otherwise one scan worker per database stays and does so.
  *
+ * A pass over rows may want several processes (option workers).  Its worker, the
+ * leader, then starts helpers, and starts them again when they have gone.  A
+ * helper has a slot and a number, but no claim, and writes neither state nor
+ * progress: it works chunks of parts that nobody has (part.h), by the same
+ * governor, and leaves when there is no part, no leader, a request, or another
+ * phase.
+ *
+ *	an ERROR in its chunk	   the chunk is undone, the error logged; it exits, and
+ *							   the leader comes to the same part first
+ *	SIGTERM, SIGKILL		   as above; its part is not given to helpers until the
+ *							   leader has done a chunk of it
+ *	the leader ends			   seen before the next chunk: exit 0
+ *	pause, cancel			   so too; the leader waits for the chunk at hand
+ *	no slot				   exit 0; the leader tries again in some seconds
+ *
  * max_worker_processes is another limit.  A process of ours that cannot start
  * a worker for a migration has a slot itself, and so works the migration.
  *
@@ -73,18 +88,22 @@
 /* Last field of the tags of our locks: a kind that no SQL function uses. */
 #define LOCK_WORKER_SLOT 0x5231
 #define LOCK_SCAN 0x5232
+#define LOCK_HELPER 0x5233
 
-#define LOOK_MS 1000	   /* longest sleep without a look at the row */
-#define CLAIM_ATTEMPTS 10  /* before a claim counts as somebody else's */
-#define CLAIM_PAUSE_MS 100 /* between them */
-#define SLOT_PAUSE_MS 5000 /* between two looks for a slot */
-#define LOG_PAUSE_MS 60000 /* between two entries of one error in the log */
+#define LOOK_MS 1000		 /* longest sleep without a look at the row */
+#define CLAIM_ATTEMPTS 10	 /* before a claim counts as somebody else's */
+#define CLAIM_PAUSE_MS 100	 /* between them */
+#define SLOT_PAUSE_MS 5000	 /* between two looks for a slot */
+#define HELPER_PAUSE_MS 5000 /* between two starts of one helper */
+#define MOST_HELPERS 31		 /* of one migration */
+#define LOG_PAUSE_MS 60000	 /* between two entries of one error in the log */
 
 /* What a dynamic worker is told, in bgw_extra. */
 typedef struct WorkerTask
 {
 	Oid database;
 	int64 id;			/* of a worker */
+	uint32 helper;		/* number of a helper, from 1; 0: it leads */
 	uint32 scan_number; /* of the launcher's scan; 0: of somebody else's */
 } WorkerTask;
 
@@ -111,6 +130,13 @@ typedef struct Work
 	LOCKTAG slot;		 /* one of the server's, once taken */
 	char *wishes;		 /* as the last step found them, or NULL */
 	ErrorData *error;	 /* of the last step, or NULL */
+	uint32 number;		 /* of a helper */
+	int nhelpers;		 /* that the migration wants now */
+	struct
+	{
+		BackgroundWorkerHandle *handle; /* NULL: never started */
+		TimestampTz started_at;
+	} helpers[MOST_HELPERS];
 } Work;
 
 typedef void (*WorkFunction)(Work *work);
@@ -177,6 +203,23 @@ start_worker(int64 id)
 	snprintf(name, sizeof(name), "%s for migration " INT64_FORMAT, WORKER_TYPE,
 			 id);
 	return register_worker(WORKER_TYPE, name, "refit_worker_main", &task, NULL);
+}
+
+/* Starts a helper of ours. */
+static bool
+start_helper(int64 id, uint32 number, BackgroundWorkerHandle **handle)
+{
+	WorkerTask task;
+	char name[BGW_MAXLEN];
+
+	memset(&task, 0, sizeof(task));
+	task.database = MyDatabaseId;
+	task.id = id;
+	task.helper = number;
+	snprintf(name, sizeof(name), "%s for migration " INT64_FORMAT ", helper %u",
+			 WORKER_TYPE, id, number);
+	return register_worker(WORKER_TYPE, name, "refit_worker_main", &task,
+						   handle);
 }
 
 /* Says that work waits for a slot; safe while a transaction commits. */
@@ -713,6 +756,7 @@ read_wishes(Work *work, char **wishes, char **activity)
 
 	*wishes = NULL;
 	*activity = NULL;
+	work->nhelpers = 0;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 	if (refit_sql("SELECT pg_catalog.concat_ws('|', request, options,"
@@ -720,18 +764,26 @@ read_wishes(Work *work, char **wishes, char **activity)
 				  " WHERE migration_id IN (0, m.id)"
 				  " AND expires_at > pg_catalog.clock_timestamp())),"
 				  " pg_catalog.format('refit migration %s: %s', id,"
-				  " coalesce(phase, state)), state IN ('ready', 'revertible')"
+				  " coalesce(phase, state)), state IN ('ready', 'revertible'),"
+				  " CASE WHEN state = 'running' AND phase = 'batches'"
+				  "  AND request IS NULL THEN options->>'workers' END,"
+				  " (SELECT pg_catalog.count(*) FROM refit.pass p"
+				  "  WHERE p.id = m.id AND NOT done AND NOT poison)"
 				  " FROM refit.migration m WHERE id = $1",
 				  1, types, values, NULL) > 0)
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
 		TupleDesc desc = SPI_tuptable->tupdesc;
+		char *workers = SPI_getvalue(row, desc, 4);
+		int parts = atoi(SPI_getvalue(row, desc, 5));
 
 		*wishes =
 			MemoryContextStrdup(work->context, SPI_getvalue(row, desc, 1));
 		*activity =
 			MemoryContextStrdup(work->context, SPI_getvalue(row, desc, 2));
 		work->is_ready = SPI_getvalue(row, desc, 3)[0] == 't';
+		if (workers != NULL)
+			work->nhelpers = Min(Min(atoi(workers), parts) - 1, MOST_HELPERS);
 	}
 	SPI_finish();
 	PopActiveSnapshot();
@@ -845,6 +897,35 @@ hand_over(Work *work)
 		scan_later();
 }
 
+/*
+ * Sees to it that as many help as the migration wants.  Who has gone is started
+ * again after a while, whatever the reason.
+ */
+static void
+keep_helpers(Work *work)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	for (int i = 0; i < work->nhelpers; i++)
+	{
+		pid_t pid;
+
+		if ((work->helpers[i].handle != NULL &&
+			 GetBackgroundWorkerPid(work->helpers[i].handle, &pid) !=
+				 BGWH_STOPPED) ||
+			!TimestampDifferenceExceeds(work->helpers[i].started_at, now,
+										HELPER_PAUSE_MS))
+			continue;
+		if (work->helpers[i].handle != NULL)
+			pfree(work->helpers[i].handle);
+		work->helpers[i].handle = NULL;
+		work->helpers[i].started_at = now;
+		(void) start_helper(work->id, i + 1, &work->helpers[i].handle);
+	}
+	MemoryContextSwitchTo(old);
+}
+
 /* Works one migration for as long as there is something to do. */
 static void
 work_migration(Work *work)
@@ -852,10 +933,12 @@ work_migration(Work *work)
 	if (!begin_work(work))
 		return;
 	REFIT_FAULT("worker.claimed");
+	memset(work->helpers, 0, sizeof(work->helpers));
 	do
 	{
 		handle_signals();
 		step_or_record(work);
+		keep_helpers(work);
 
 		/* who waits for a person, for days perhaps, is in nobody's way */
 		if (work->is_ready && work->has_slot)
@@ -866,6 +949,60 @@ work_migration(Work *work)
 	} while (work->rest >= 0);
 	if (!work->gone)
 		run_or_exit(work, hand_over);
+}
+
+/*
+ * Helping
+ */
+
+/* Takes a slot, and the number that this helper was given. */
+static void
+begin_help(Work *work)
+{
+	LOCKTAG tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) work->id, work->number,
+						 LOCK_HELPER);
+	take_slot(work);
+	work->done = work->done && try_session_lock(tag);
+}
+
+/* Does one chunk. */
+static void
+do_help(Work *work)
+{
+	char *activity;
+
+	read_wishes(work, &work->wishes, &activity);
+	if (activity != NULL)
+		pgstat_report_activity(
+			STATE_RUNNING, psprintf("%s, helper %u", activity, work->number));
+	work->rest = refit_migration_help(work->id);
+}
+
+/* Works parts of a migration for as long as there are any, and ends the process. */
+static void
+help_to_the_end(Work *work)
+{
+	ErrorData *error = NULL;
+
+	ended_normally = true; /* whoever leads comes back to what is left */
+	run_or_exit(work, begin_help);
+	work->rest = work->done && !work->gone ? 0 : -1;
+	while (work->rest >= 0)
+	{
+		handle_signals();
+		work->rest = -1;
+		error = run_transaction(work, do_help);
+		if (error != NULL && !work->gone)
+			log_error(error);
+		if (work->rest > 0)
+			take_rest(work);
+		MemoryContextReset(work->context);
+	}
+	if (!work->gone && work->has_slot)
+		run_or_exit(work, leave_slot);
+	proc_exit(0);
 }
 
 /* Works what no other process could be started for, and ends the process. */
@@ -891,6 +1028,12 @@ refit_worker_main(Datum arg)
 
 	connect_worker(&task, WORKER_TYPE);
 	work = make_work();
+	if (task.helper > 0)
+	{
+		work->id = task.id;
+		work->number = task.helper;
+		help_to_the_end(work);
+	}
 	work->next = task.id;
 	work_to_the_end(work);
 }

@@ -10,24 +10,39 @@
  * A row that was found to fail by itself is tried once more at the beginning of
  * the next chunk, so that what was done before it in this one is kept.
  *
+ * Where the index that the pass goes by may have a key several times, all rows
+ * with one key are done by one batch at least.  If that fails they are taken by
+ * their positions, each half of them that fails in halves again: all in one
+ * subtransaction around those of the halves, since the cursor cannot stand between
+ * rows with the same key.
+ *
+ * Of several processes each works other parts; see worker.c.  A helper leaves a
+ * part with a row that fails to the leader, whose error is the migration's.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/sysattr.h"
 #include "access/table.h"
+#include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 
 #include "job/catalog.h"
 #include "pass/governor.h"
 #include "rows/batch.h"
 #include "rows/part.h"
+#include "rows/route.h"
 #include "util/attempt.h"
 #include "util/fault.h"
 #include "util/sqlutil.h"
@@ -46,6 +61,12 @@
 #define REST_SOON 200
 #define REST_RETRY 1000
 
+/* Between two looks, in ms, at the last parts, which helpers have. */
+#define REST_HELPED 100
+
+/* Processes that a table is divided for. */
+#define MOST_WORKERS 32
+
 /* Rows that may be skipped unless the option says otherwise. */
 #define MOST_SKIPPED 100
 
@@ -55,8 +76,6 @@ typedef struct Chunk
 	RefitMigration *m;
 	RefitClauses *clauses;
 	RefitPart *part;
-	Relation rel;
-	Relation index; /* NULL: by positions */
 	bool did_something;
 	bool passing; /* the last failure may pass */
 
@@ -67,6 +86,13 @@ typedef struct Chunk
 	bool is_last; /* nothing of the part is behind it */
 	bool is_empty;
 	int64 touched;
+
+	/* rows with the same key, by their positions */
+	Datum *rows;
+	int nrows;
+	int first_row; /* those that are tried now */
+	int row_count;
+	bool is_group; /* the row at first_row is the one that fails */
 } Chunk;
 
 /*
@@ -107,9 +133,9 @@ find_key(Chunk *c, int64 rows, bool backwards)
 		types[n] = INT8OID;
 		values[n++] = Int64GetDatum(rows);
 	}
-	return refit_part_fetch_key(part,
-								refit_statement_bound(c->rel, c->clauses,
-													  c->index, part->nkeys,
+	return refit_part_fetch_key(part, c->clauses,
+								refit_statement_bound(part->rel, c->clauses,
+													  part->index, part->nkeys,
 													  ends, backwards),
 								n, types, values);
 }
@@ -161,26 +187,38 @@ run_statement(Chunk *c, char *sql, int nargs, Oid *types, Datum *values)
 	AtEOXact_GUC(false, guc_level);
 }
 
+/* The ends of a batch of keys, and their values; returns how many. */
+static int
+range_of_batch(const Chunk *c, RefitEnds *ends, Oid *types, Datum *values)
+{
+	const RefitPart *part = c->part;
+	int n = 0;
+
+	ends->low = part->low != NULL;
+	ends->high = c->end != NULL;
+	if (c->first != NULL)
+		n = add_key(part, c->first, n, types, values);
+	else if (ends->low)
+		n = add_key(part, part->low, n, types, values);
+	if (ends->high)
+		n = add_key(part, c->end, n, types, values);
+	return n;
+}
+
 /* A batch of keys. */
 static void
 run_keys(Chunk *c)
 {
 	RefitPart *part = c->part;
-	RefitEnds ends = {.low = part->low != NULL, .high = c->end != NULL};
+	RefitEnds ends = {0};
 	Oid types[2 * INDEX_MAX_KEYS];
 	Datum values[2 * INDEX_MAX_KEYS];
-	int n = 0;
+	int n = range_of_batch(c, &ends, types, values);
 
-	if (c->first != NULL)
-		n = add_key(part, c->first, n, types, values);
-	else if (ends.low)
-		n = add_key(part, part->low, n, types, values);
-	if (ends.high)
-		n = add_key(part, c->end, n, types, values);
-	run_statement(
-		c,
-		refit_statement_batch(c->rel, c->clauses, c->index, part->nkeys, ends),
-		n, types, values);
+	run_statement(c,
+				  refit_statement_batch(part->rel, c->clauses, part->index,
+										part->nkeys, ends),
+				  n, types, values);
 }
 
 /* A batch of positions. */
@@ -195,8 +233,9 @@ run_positions(Chunk *c)
 
 	refit_part_tid(part->position, &tids[0]);
 	refit_part_tid(Min(part->position + c->size, part->position_end), &tids[1]);
-	run_statement(c, refit_statement_batch(c->rel, c->clauses, NULL, 0, ends),
-				  2, types, values);
+	run_statement(
+		c, refit_statement_batch(c->part->rel, c->clauses, NULL, 0, ends), 2,
+		types, values);
 }
 
 /* One batch; for refit_attempt. */
@@ -274,7 +313,6 @@ is_of_a_row(int sqlerrcode)
 		case ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES):
 		case ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR):
 		case ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION):
-		case ERRCODE_TO_CATEGORY(ERRCODE_INTERNAL_ERROR):
 			return false;
 		default:
 			return true;
@@ -303,10 +341,16 @@ is_of_the_data(int sqlerrcode)
 static char *
 name_row(const Chunk *c)
 {
+	ItemPointerData tid;
+
+	if (c->is_group)
+		return refit_part_row_text(
+			c->part, (ItemPointer) DatumGetPointer(c->rows[c->first_row]));
 	if (c->part->nkeys == 0)
-		return psprintf("(ctid)=((" INT64_FORMAT "," INT64_FORMAT "))",
-						c->part->position / refit_part_position(1),
-						c->part->position % refit_part_position(1));
+	{
+		refit_part_tid(c->part->position, &tid);
+		return refit_part_row_text(c->part, &tid);
+	}
 	if (c->end == NULL)
 		return pstrdup("(the last one)");
 	return refit_part_key_text(c->part, c->end);
@@ -347,33 +391,170 @@ may_skip(const RefitMigration *m)
 			   (most != NULL ? strtoll(most, NULL, 10) : MOST_SKIPPED);
 }
 
-/* The row that fails stands alone.  False: it fails the migration. */
+/* Leaves a row out, if that may be. */
 static bool
-handle_row(Chunk *c, ErrorData *error)
+skip_row(Chunk *c, const ErrorData *error)
 {
-	RefitPart *part = c->part;
+	if (!may_skip(c->m))
+		return false;
+	write_event(c, error, true);
+	c->part->skipped++;
+	refit_part_save(c->m, c->part); /* counts for the next one */
+	return true;
+}
 
-	if (may_skip(c->m))
-	{
-		write_event(c, error, true);
-		pass_over(c, 1);
-		part->skipped++;
-		part->limit = part->suspects = 0;
-		c->did_something = true;
-		refit_part_save(c->m, part); /* counts for the next one */
-		return true;
-	}
-	if (!part->poison)
+/*
+ * The row that fails may not be skipped.  At first the chunk ends before it, with
+ * false; then the error is the migration's.
+ */
+static bool
+fail_row(Chunk *c, ErrorData *error)
+{
+	if (!c->part->poison)
 	{
 		write_event(c, error, false);
-		part->poison = true;
+		c->part->poison = true;
 		return false;
 	}
 	error->detail = psprintf("%s%sThe row with key %s is at fault.",
 							 error->detail != NULL ? error->detail : "",
 							 error->detail != NULL ? " " : "", name_row(c));
+	if (error->hint == NULL)
+		error->hint = psprintf("Correct it and use refit.retry(" INT64_FORMAT
+							   "); to leave such "
+							   "rows out, set option on_error to skip before.",
+							   c->m->id);
 	ReThrowError(error);
 	return false;
+}
+
+/* The row that fails stands alone.  False: the chunk ends here. */
+static bool
+handle_row(Chunk *c, ErrorData *error)
+{
+	if (!skip_row(c, error))
+		return fail_row(c, error);
+	pass_over(c, 1);
+	c->part->limit = c->part->suspects = 0;
+	c->did_something = true;
+	return true;
+}
+
+/*
+ * Rows with the same key
+ */
+
+/* Lists and locks the rows of the batch. */
+static void
+list_rows(Chunk *c)
+{
+	RefitPart *part = c->part;
+	RefitEnds ends = {0};
+	Oid types[2 * INDEX_MAX_KEYS];
+	Datum values[2 * INDEX_MAX_KEYS];
+	int n = range_of_batch(c, &ends, types, values);
+	MemoryContext caller = CurrentMemoryContext;
+	int guc_level = NewGUCNestLevel();
+
+	refit_set_local("enable_seqscan", "off");
+	refit_set_local("search_path", c->clauses->search_path);
+	SPI_connect();
+	if (SPI_execute_with_args(refit_statement_positions(part->rel, c->clauses,
+														part->index,
+														part->nkeys, ends),
+							  n, types, values, NULL, false, 0) < 0)
+		elog(ERROR, "could not list the rows of a batch");
+	c->nrows = (int) SPI_processed;
+	c->rows = MemoryContextAlloc(caller, sizeof(Datum) * (c->nrows + 1));
+	for (int i = 0; i < c->nrows; i++)
+	{
+		bool isnull;
+		ItemPointer tid = MemoryContextAlloc(caller, sizeof(ItemPointerData));
+
+		ItemPointerCopy(
+			(ItemPointer) DatumGetPointer(SPI_getbinval(
+				SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)),
+			tid);
+		c->rows[i] = PointerGetDatum(tid);
+	}
+	SPI_finish();
+	AtEOXact_GUC(false, guc_level);
+}
+
+/* Runs the statement for some of them; for refit_attempt. */
+static void
+run_rows(void *arg)
+{
+	Chunk *c = arg;
+	Oid types[1] = {TIDARRAYOID};
+	Datum values[1];
+
+	values[0] = PointerGetDatum(
+		construct_array(c->rows + c->first_row, c->row_count, TIDOID,
+						sizeof(ItemPointerData), false, TYPALIGN_SHORT));
+	run_statement(c, refit_statement_rows(c->part->rel, c->clauses), 1, types,
+				  values);
+}
+
+/* Does some of them, by halves as far as it fails. */
+static void
+split_rows(Chunk *c, int first, int count)
+{
+	ErrorData *error;
+
+	c->first_row = first;
+	c->row_count = count;
+	error = refit_attempt(run_rows, c, true);
+	if (error == NULL)
+	{
+		c->part->touched += c->touched;
+		return;
+	}
+	if (is_passing(error->sqlerrcode) || !is_of_a_row(error->sqlerrcode))
+		ReThrowError(error);
+	if (count > 1)
+	{
+		split_rows(c, first, count / 2);
+		split_rows(c, first + count / 2, count - count / 2);
+		return;
+	}
+	c->is_group = true;
+	if (!skip_row(c, error))
+		ReThrowError(error);
+	c->is_group = false;
+}
+
+/* Does all of them but those that fail; for refit_attempt. */
+static void
+run_group(void *arg)
+{
+	Chunk *c = arg;
+
+	list_rows(c);
+	split_rows(c, 0, c->nrows);
+}
+
+/* A batch of one key fails.  False: the chunk ends here. */
+static bool
+handle_group(Chunk *c, ErrorData *error)
+{
+	RefitPart before = *c->part;
+	ErrorData *second;
+
+	if (c->part->nkeys == 0 || c->part->is_unique ||
+		c->clauses->statement != NULL)
+		return handle_row(c, error);
+	second = refit_attempt(run_group, c, true);
+	if (second == NULL)
+	{
+		pass_over(c, c->nrows);
+		c->part->limit = c->part->suspects = 0;
+		c->did_something = true;
+		return true;
+	}
+	*c->part = before;
+	c->passing = is_passing(second->sqlerrcode);
+	return c->is_group ? fail_row(c, second) : false;
 }
 
 /* A batch has failed.  False: the chunk ends here. */
@@ -390,7 +571,7 @@ handle_failure(Chunk *c, ErrorData *error)
 	if (c->passing)
 		return false;
 	if (c->size == 1)
-		return handle_row(c, error);
+		return handle_group(c, error);
 	if (!is_of_the_data(error->sqlerrcode) && part->limit == 0 &&
 		++part->errors < MOST_ERRORS)
 		return false;
@@ -454,15 +635,18 @@ work_part(Chunk *c, RefitBudget *budget)
 	return REFIT_MORE;
 }
 
-/* A partition that is there no more has no rows to do. */
-static RefitOutcome
+/* A table that is no partition any more has no rows to do. */
+static void
 leave_part(RefitMigration *m, RefitPart *part)
 {
-	refit_catalog_event(m, "partition", "a partition is gone: nothing to do",
+	(void) refit_relation_owner(m->relid);
+	refit_catalog_event(m, "partition",
+						psprintf("%s is no partition any more: nothing is left "
+								 "to do there",
+								 refit_qualified_name(part->relid)),
 						psprintf("{\"oid\": %u}", part->relid));
 	part->done = true;
 	refit_part_save(m, part);
-	return REFIT_MORE;
 }
 
 /* What has been done is in the parts. */
@@ -484,15 +668,21 @@ show_progress(RefitMigration *m, const Chunk *c)
 			: "");
 }
 
-/* All parts are done, as far as there are any. */
+/* Nobody has left a part to do. */
 static RefitOutcome
-end_pass(RefitMigration *m)
+end_pass(RefitMigration *m, RefitBudget *budget)
 {
-	RefitPartSums sums;
+	RefitPartSums sums = refit_part_sums(m);
 
-	if (refit_part_add_new(m, refit_part_clauses(m)))
+	if (sums.left > 0) /* helpers have them */
+	{
+		show_progress(m, NULL);
+		budget->pause_ms = REST_HELPED;
+		return REFIT_WAIT;
+	}
+	if (refit_part_add_new(m, refit_part_clauses(m)) ||
+		refit_part_add_rounds(m))
 		return REFIT_MORE;
-	sums = refit_part_sums(m);
 	m->progress.rows_done = sums.touched;
 	return REFIT_NEXT;
 }
@@ -512,47 +702,111 @@ set_up(const RefitMigration *m)
 	SPI_finish();
 }
 
-/* One chunk. */
+/* One chunk of a part. */
+static RefitOutcome
+work_chunk(Chunk *c, RefitBudget *budget)
+{
+	RefitOutcome outcome = REFIT_MORE;
+
+	if (c->part->rel == NULL)
+	{
+		leave_part(c->m, c->part);
+		return REFIT_MORE;
+	}
+	set_up(c->m);
+	c->clauses = refit_part_clauses(c->m);
+	outcome = work_part(c, budget);
+	refit_part_save(c->m, c->part);
+	refit_part_close(c->part);
+	REFIT_FAULT("batches.chunk");
+	return outcome;
+}
+
+/* A chunk of the leader. */
 RefitOutcome
 refit_batch_step(RefitMigration *m, RefitBudget *budget)
 {
-	Chunk c = {.m = m, .part = refit_part_next(m)};
+	Chunk c = {.m = m, .part = refit_part_next(m, false)};
 	RefitOutcome outcome;
 
 	if (c.part == NULL)
-		return end_pass(m);
-	set_up(m);
-	if (get_rel_name(c.part->relid) == NULL && c.part->relid != m->relid)
-		return leave_part(m, c.part);
-	c.clauses = refit_part_clauses(m);
-	c.rel = table_open(c.part->relid, RowExclusiveLock);
-	if (OidIsValid(c.part->key_index))
-		c.index = index_open(c.part->key_index, AccessShareLock);
-	outcome = work_part(&c, budget);
-	refit_part_save(m, c.part);
+		return end_pass(m, budget);
+	outcome = work_chunk(&c, budget);
 	show_progress(m, &c);
-	if (c.index != NULL)
-		index_close(c.index, NoLock);
-	table_close(c.rel, NoLock);
-	REFIT_FAULT("batches.chunk");
 	return outcome;
+}
+
+/* A chunk of a helper. */
+RefitOutcome
+refit_batch_help(RefitMigration *m, RefitBudget *budget)
+{
+	Chunk c = {.m = m, .part = refit_part_next(m, true)};
+
+	if (c.part == NULL)
+		return refit_part_mark(m) ? REFIT_MORE : REFIT_NEXT;
+	REFIT_FAULT("batches.help");
+	return work_chunk(&c, budget);
 }
 
 /*
  * Planning
  */
 
+/* An ERROR for a tree whose rows a plain statement would reach by other rules. */
+static void
+check_tree(Relation rel, const RefitClauses *clauses)
+{
+	Oid relid = RelationGetRelid(rel);
+
+	if (clauses->statement != NULL || !has_subclass(relid) ||
+		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED)
+		return;
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+		 errmsg("\"%s\" has partitions and row-level security that holds "
+				"for its owner",
+				RelationGetRelationName(rel)),
+		 errdetail("Each partition is worked by itself, and the policies of "
+				   "\"%s\" would not be asked.",
+				   RelationGetRelationName(rel)),
+		 errhint("Use refit.batched() with a statement on \"%s\".",
+				 RelationGetRelationName(rel))));
+}
+
+/* An ERROR for a backfill that would move rows between partitions. */
+static void
+check_partition_key(Relation rel, const RefitClauses *clauses)
+{
+	Bitmapset *columns = NULL;
+	Bitmapset *written;
+	int i = -1;
+
+	if (clauses->set == NULL ||
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		return;
+	written = refit_statement_columns(rel, clauses);
+	while ((i = bms_next_member(written, i)) >= 0)
+		columns =
+			bms_add_member(columns, i - FirstLowInvalidHeapAttributeNumber);
+	if (has_partition_attrs(rel, columns, NULL))
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("a backfill cannot write the partition key"),
+						errdetail("Its rows would belong to other partitions."),
+						errhint("Use refit.batched() with an UPDATE.")));
+}
+
 /* Types of the key that batches of the user's own statement go by. */
 static int
 find_key_types(Relation rel, const RefitClauses *clauses, Oid *types)
 {
-	RefitPart part = {.relid = RelationGetRelid(rel)};
-	double rows;
+	RefitPart part = {.relid = RelationGetRelid(rel), .rel = rel};
 
-	part.key_index =
-		refit_part_choose_index(rel, clauses, &part.by_where, &rows);
+	part.index =
+		index_open(refit_route_choose(rel, clauses).index, AccessShareLock);
 	refit_part_know_key(&part);
 	memcpy(types, part.types, sizeof(Oid) * part.nkeys);
+	index_close(part.index, NoLock);
 	return part.nkeys;
 }
 
@@ -564,16 +818,16 @@ refit_batch_check(Oid relid, const RefitClauses *clauses)
 	Relation rel;
 	Oid types[INDEX_MAX_KEYS];
 	int nkeys = 0;
-	bool by_where;
-	double rows;
 
 	refit_rights_begin(&save, refit_relation_owner(relid), true);
 	rel = table_open(relid, AccessShareLock);
+	check_tree(rel, clauses);
 	if (clauses->statement != NULL)
 		nkeys = find_key_types(rel, clauses, types);
 	refit_statement_check(rel, clauses, nkeys, types);
+	check_partition_key(rel, clauses);
 	if (clauses->statement == NULL)
-		(void) refit_part_choose_index(rel, clauses, &by_where, &rows);
+		(void) refit_route_choose(rel, clauses);
 	table_close(rel, NoLock);
 	refit_rights_end(&save);
 }
@@ -587,8 +841,9 @@ refit_batch_plan(RefitMigration *m)
 	char *result;
 
 	refit_rights_begin(&save, refit_relation_owner(m->relid), true);
-	result = refit_part_divide(m, refit_part_clauses(m),
-							   workers != NULL ? atoi(workers) : 1);
+	result = refit_part_divide(
+		m, refit_part_clauses(m),
+		workers != NULL ? Min(atoi(workers), MOST_WORKERS) : 1);
 	refit_rights_end(&save);
 	REFIT_FAULT("batches.planned");
 	return result;

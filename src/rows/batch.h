@@ -38,5 +38,10 @@ extern char *refit_batch_plan(RefitMigration *m);
 
 /* Phase batches. */
 extern RefitOutcome refit_batch_step(RefitMigration *m, RefitBudget *budget);
+/*
+ * A chunk of it by a process that is not the leader, and writes no progress.
+ * REFIT_NEXT: there is no part for it.
+ */
+extern RefitOutcome refit_batch_help(RefitMigration *m, RefitBudget *budget);
 
 #endif /* REFIT_BATCH_H */

@@ -3,45 +3,37 @@
  * part.c
  *	  The parts of a pass over a table.  See part.h.
  *
- * By which index a pass goes, first of these that there is:
- *	 - a partial index that has what the where clause asks for, or one whose first
- *	   column the clause bounds, if it finds few rows of the table by that;
- *	 - the primary key, or another unique index on NOT NULL columns;
- *	 - none: by positions.  An updated row may get a later one and be met again,
- *	   so that cannot do where a second time would be once too often.
+ * For several processes a table is divided at keys that its statistics have, so
+ * evenly as those are.  Without statistics it is one part; so it is by positions.
  *
- * An index must be a plain ascending btree on NOT NULL columns, in the order that
- * SQL compares them by, since bounds are found and conditions written in SQL.
+ * Positions are those of one storage: what gives the table another one, VACUUM
+ * FULL or TRUNCATE, sends such a part back to its beginning.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/nbtree.h"
 #include "access/relation.h"
 #include "access/table.h"
-#include "catalog/pg_am.h"
-#include "catalog/pg_index.h"
+#include "access/xact.h"
+#include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "commands/defrem.h"
 #include "executor/spi.h"
-#include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
-#include "optimizer/clauses.h"
-#include "optimizer/optimizer.h"
-#include "tcop/tcopprot.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/relcache.h"
+#include "utils/rel.h"
 
 #include "job/catalog.h"
 #include "rows/part.h"
+#include "rows/route.h"
 #include "table/finder.h"
 #include "table/shape.h"
-#include "table/tree.h"
 #include "util/sqlutil.h"
 
 /* Positions of a block: more than a page can have rows. */
@@ -50,11 +42,8 @@
 /* Rows of the first batch of a part. */
 #define FIRST_BATCH 100
 
-/* An index is used for the where clause if it finds at most so much of a table. */
-#define MOST_BY_WHERE 0.2
-
-/* Rows with the same key that one batch may have, about. */
-#define MOST_EQUAL_KEYS 10000.0
+/* How often a table is gone over by positions. */
+#define MOST_ROUNDS 3
 
 /* Parts of a table for each of several processes. */
 #define PARTS_EACH 4
@@ -164,248 +153,55 @@ refit_part_key_text(const RefitPart *part, const Datum *key)
 	return psprintf("(%s)=(%s)", names.data, values.data);
 }
 
-/* Fills in what the part's index says. */
+/* The row at a position, by the table's key if it has one. */
+char *
+refit_part_row_text(const RefitPart *part, ItemPointer tid)
+{
+	List *keys = refit_shape_key_indexes(part->rel);
+	RefitPart by_key = {.relid = part->relid, .rel = part->rel};
+	RefitClauses clauses = {.search_path = "pg_catalog, pg_temp"};
+	Oid types[1] = {TIDOID};
+	Datum values[1] = {PointerGetDatum(tid)};
+	StringInfoData sql;
+	Datum *key = NULL;
+
+	if (keys != NIL)
+	{
+		by_key.index = index_open(linitial_oid(keys), AccessShareLock);
+		refit_part_know_key(&by_key);
+		initStringInfo(&sql);
+		for (int i = 0; i < by_key.nkeys; i++)
+			appendStringInfo(&sql, "%s %s", i > 0 ? "," : "SELECT",
+							 quote_identifier(get_attname(
+								 part->relid, by_key.attnums[i], false)));
+		appendStringInfo(&sql, " FROM ONLY %s WHERE ctid = $1",
+						 refit_qualified_name(part->relid));
+		key =
+			refit_part_fetch_key(&by_key, &clauses, sql.data, 1, types, values);
+		index_close(by_key.index, NoLock);
+	}
+	if (key != NULL)
+		return refit_part_key_text(&by_key, key);
+	return psprintf("(ctid)=((%u,%u))", ItemPointerGetBlockNumberNoCheck(tid),
+					ItemPointerGetOffsetNumberNoCheck(tid));
+}
+
+/* Fills in what follows from the index. */
 void
 refit_part_know_key(RefitPart *part)
 {
-	Relation index;
-
 	part->nkeys = 0;
-	if (!OidIsValid(part->key_index))
+	if (part->index == NULL)
 		return;
-	index = try_relation_open(part->key_index, AccessShareLock);
-	if (index == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the index that the migration goes by was dropped"),
-				 errdetail("It had OID %u, on table %s.", part->key_index,
-						   refit_qualified_name(part->relid)),
-				 errhint("Cancel the migration, and submit the rest anew.")));
-	part->nkeys = IndexRelationGetNumberOfKeyAttributes(index);
+	part->nkeys = IndexRelationGetNumberOfKeyAttributes(part->index);
+	part->is_unique = part->index->rd_index->indisunique;
 	for (int i = 0; i < part->nkeys; i++)
 	{
-		part->attnums[i] = index->rd_index->indkey.values[i];
-		part->types[i] = get_atttype(part->relid, part->attnums[i]);
+		part->attnums[i] = part->index->rd_index->indkey.values[i];
+		part->types[i] =
+			TupleDescAttr(RelationGetDescr(part->rel), part->attnums[i] - 1)
+				->atttypid;
 	}
-	relation_close(index, NoLock);
-}
-
-/*
- * Choosing an index
- */
-
-/* Can ranges of this index's keys be written in SQL? */
-static bool
-can_walk(Relation rel, Relation index)
-{
-	Form_pg_index form = index->rd_index;
-
-	if (index->rd_rel->relam != BTREE_AM_OID || !form->indisvalid ||
-		!form->indisready || !form->indislive || form->indcheckxmin ||
-		RelationGetIndexExpressions(index) != NIL)
-		return false;
-	for (int i = 0; i < form->indnkeyatts; i++)
-	{
-		AttrNumber attnum = form->indkey.values[i];
-		Form_pg_attribute att =
-			TupleDescAttr(RelationGetDescr(rel), attnum - 1);
-		Oid opclass = GetDefaultOpClass(att->atttypid, BTREE_AM_OID);
-
-		if (attnum <= 0 || !att->attnotnull || index->rd_indoption[i] != 0 ||
-			index->rd_indcollation[i] != att->attcollation ||
-			!OidIsValid(opclass) ||
-			get_opclass_family(opclass) != index->rd_opfamily[i] ||
-			get_opfamily_member(index->rd_opfamily[i], index->rd_opcintype[i],
-								index->rd_opcintype[i],
-								BTLessStrategyNumber) == InvalidOid)
-			return false;
-	}
-	return true;
-}
-
-/* Does a clause compare the index's first column with something it can look for? */
-static bool
-bounds_first_column(Relation index, Node *clause)
-{
-	OpExpr *op = (OpExpr *) clause;
-	AttrNumber attnum = index->rd_index->indkey.values[0];
-	Node *sides[2];
-
-	if (!IsA(clause, OpExpr) || list_length(op->args) != 2 ||
-		!op_in_opfamily(op->opno, index->rd_opfamily[0]))
-		return false;
-	sides[0] = linitial(op->args);
-	sides[1] = lsecond(op->args);
-	for (int i = 0; i < 2; i++)
-	{
-		Node *side = sides[i];
-		Node *other = sides[1 - i];
-
-		while (IsA(side, RelabelType))
-			side = (Node *) ((RelabelType *) side)->arg;
-		if (IsA(side, Var) && ((Var *) side)->varattno == attnum &&
-			!contain_var_clause(other) && !contain_subplans(other))
-			return true;
-	}
-	return false;
-}
-
-/* Has the index what the clauses ask for, or does it find that? */
-static bool
-serves_where(Relation index, List *clauses)
-{
-	List *predicate = RelationGetIndexPredicate(index);
-	ListCell *lc;
-
-	if (predicate != NIL)
-		return predicate_implied_by(predicate, clauses, false);
-	foreach(lc, clauses)
-		if (bounds_first_column(index, lfirst(lc)))
-			return true;
-	return false;
-}
-
-/* May an index have too many rows with one key for a batch?  So if unknown. */
-static bool
-has_too_equal_keys(Relation rel, Relation index)
-{
-	Oid types[3] = {OIDOID, INT2OID, FLOAT8OID};
-	Datum values[3];
-	char *most;
-
-	if (index->rd_index->indisunique)
-		return false;
-	values[0] = ObjectIdGetDatum(RelationGetRelid(rel));
-	values[1] = Int16GetDatum(index->rd_index->indkey.values[0]);
-	values[2] = Float8GetDatum(Max(rel->rd_rel->reltuples, 0));
-	most = refit_sql_text(
-		"SELECT greatest(CASE WHEN n_distinct < 0 THEN -1 / n_distinct"
-		"  ELSE $3 / nullif(n_distinct, 0) END, most_common_freqs[1] * $3)"
-		" FROM pg_catalog.pg_stats s JOIN pg_catalog.pg_class c"
-		"  ON c.relname = s.tablename JOIN pg_catalog.pg_namespace n"
-		"  ON n.oid = c.relnamespace AND n.nspname = s.schemaname"
-		" JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid"
-		"  AND a.attname = s.attname"
-		" WHERE c.oid = $1 AND a.attnum = $2 AND NOT s.inherited"
-		"  AND n_distinct <> 0",
-		3, types, values);
-	return most == NULL || strtod(most, NULL) > MOST_EQUAL_KEYS;
-}
-
-/* How many rows the where clause is true for, about. */
-static double
-estimate_rows(Relation rel, const RefitClauses *clauses)
-{
-	Query *query = refit_statement_analyze_where(rel, clauses);
-	PlannedStmt *plan;
-
-	if (query == NULL)
-		return Max(rel->rd_rel->reltuples, 0);
-	plan = pg_plan_query(query, "SELECT", 0, NULL);
-	return plan->planTree->plan_rows;
-}
-
-/* An index that serves the where clause, or InvalidOid. */
-static Oid
-find_by_where(Relation rel, const RefitClauses *clauses, double rows)
-{
-	Query *query = refit_statement_analyze_where(rel, clauses);
-	List *quals;
-	ListCell *lc;
-
-	if (query == NULL || rows > MOST_BY_WHERE * Max(rel->rd_rel->reltuples, 0))
-		return InvalidOid;
-	quals = make_ands_implicit(
-		(Expr *) eval_const_expressions(NULL, query->jointree->quals));
-	foreach(lc, RelationGetIndexList(rel))
-	{
-		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
-		bool found = can_walk(rel, index) && serves_where(index, quals) &&
-					 !has_too_equal_keys(rel, index);
-
-		index_close(index, NoLock);
-		if (found)
-			return lfirst_oid(lc);
-	}
-	return InvalidOid;
-}
-
-/* The table's key, or InvalidOid. */
-static Oid
-find_key(Relation rel)
-{
-	ListCell *lc;
-
-	foreach(lc, refit_shape_key_indexes(rel))
-	{
-		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
-		bool found = can_walk(rel, index);
-
-		index_close(index, NoLock);
-		if (found)
-			return lfirst_oid(lc);
-	}
-	return InvalidOid;
-}
-
-/* Does the statement write a column that this index goes by? */
-static bool
-writes_key(Relation rel, const RefitClauses *clauses, Oid index_oid)
-{
-	Bitmapset *written = refit_statement_columns(rel, clauses);
-	AttrNumber *attnums;
-	int nkeys = refit_shape_key_attnums(index_oid, &attnums);
-
-	for (int i = 0; i < nkeys; i++)
-		if (bms_is_member(attnums[i], written))
-			return true;
-	return false;
-}
-
-/* The index that a pass would go by. */
-Oid
-refit_part_choose_index(Relation rel, const RefitClauses *clauses,
-						bool *by_where, double *rows)
-{
-	bool writes = clauses->set != NULL;
-	Oid result;
-
-	*rows = estimate_rows(rel, clauses);
-	result = find_by_where(rel, clauses, *rows);
-	*by_where =
-		OidIsValid(result) && !(writes && writes_key(rel, clauses, result));
-	if (*by_where)
-		return result;
-	*rows = Max(rel->rd_rel->reltuples, 0);
-	result = find_key(rel);
-	if (OidIsValid(result) && writes && writes_key(rel, clauses, result))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a backfill cannot write the key that it goes by"),
-				 errdetail("Its rows would be met again under the new key of "
-						   "index \"%s\".",
-						   get_rel_name(result)),
-				 errhint("Use refit.alter_table() with ALTER COLUMN ... TYPE "
-						 "... USING.")));
-	if (!OidIsValid(result) && clauses->statement != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" has no key to make batches by",
-						RelationGetRelationName(rel)),
-				 errhint("Give it a primary key, or a unique index on NOT NULL "
-						 "columns.")));
-	if (!OidIsValid(result) && writes &&
-		refit_statement_reads_its_own(rel, clauses))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" has no key, and its rows could be "
-						"written twice",
-						RelationGetRelationName(rel)),
-				 errdetail("The new values depend on what is written, or on a "
-						   "volatile function."),
-				 errhint("Give it a primary key, or a unique index on NOT NULL "
-						 "columns.")));
-	return result;
 }
 
 /*
@@ -421,24 +217,34 @@ list_tables(const RefitMigration *m, const RefitClauses *clauses)
 
 	if (clauses->statement != NULL) /* it names the table itself */
 		return list_make1_oid(m->relid);
-	foreach(lc, refit_tree_members(m->relid))
+	foreach(lc, find_all_inheritors(m->relid, NoLock, NULL))
 		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_RELATION)
 			result = lappend_oid(result, lfirst_oid(lc));
 	return result;
 }
 
+/* Where the storage of a table without an index to go by ends now. */
+static void
+know_end(RefitPart *part)
+{
+	part->position_end =
+		refit_part_position(RelationGetNumberOfBlocks(part->rel));
+}
+
 /* Writes a new part. */
 static void
-insert_part(const RefitMigration *m, const RefitPart *part)
+insert_part(const RefitMigration *m, const RefitPart *part, int round)
 {
-	Oid types[8] = {INT8OID,	  OIDOID,  OIDOID,	BOOLOID,
-					TEXTARRAYOID, INT8OID, INT8OID, TEXTARRAYOID};
-	Datum values[8];
-	bool nulls[8] = {false};
+	Oid types[11] = {INT8OID,	   OIDOID,	OIDOID,	 BOOLOID,
+					 TEXTARRAYOID, INT8OID, INT8OID, TEXTARRAYOID,
+					 TEXTOID,	   OIDOID,	INT4OID};
+	Datum values[11];
+	bool nulls[11] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = ObjectIdGetDatum(part->relid);
-	values[2] = ObjectIdGetDatum(part->key_index);
+	values[2] = ObjectIdGetDatum(
+		part->index != NULL ? RelationGetRelid(part->index) : InvalidOid);
 	values[3] = BoolGetDatum(part->by_where);
 	nulls[4] = part->low == NULL;
 	values[4] = nulls[4] ? (Datum) 0 : key_to_array(part, part->low);
@@ -446,13 +252,19 @@ insert_part(const RefitMigration *m, const RefitPart *part)
 	values[6] = Int64GetDatum(part->total);
 	nulls[7] = part->high == NULL;
 	values[7] = nulls[7] ? (Datum) 0 : key_to_array(part, part->high);
+	nulls[8] = part->index == NULL;
+	values[8] = nulls[8] ? (Datum) 0
+						 : CStringGetTextDatum(
+							   refit_route_signature(part->rel, part->index));
+	values[9] = ObjectIdGetDatum(part->rel->rd_rel->relfilenode);
+	values[10] = Int32GetDatum(round);
 	SPI_connect();
 	refit_sql(
 		"INSERT INTO refit.pass (id, number, relid, key_index, by_where,"
-		" low, position_end, total, high)"
+		" low, position_end, total, high, key, filenode, round)"
 		" SELECT $1, 1 + coalesce(max(number), 0), $2, $3, $4, $5, $6, $7,"
-		"  $8 FROM refit.pass WHERE id = $1",
-		8, types, values, nulls);
+		"  $8, $9, $10, $11 FROM refit.pass WHERE id = $1",
+		11, types, values, nulls);
 	SPI_finish();
 }
 
@@ -461,8 +273,8 @@ insert_part(const RefitMigration *m, const RefitPart *part)
  * sorts the table would do so for each batch.  NULL: there is none.
  */
 Datum *
-refit_part_fetch_key(const RefitPart *part, const char *sql, int nargs,
-					 Oid *types, Datum *values)
+refit_part_fetch_key(const RefitPart *part, const RefitClauses *clauses,
+					 const char *sql, int nargs, Oid *types, Datum *values)
 {
 	static const char *const off[] = {"enable_seqscan", "enable_bitmapscan",
 									  "enable_sort"};
@@ -472,6 +284,7 @@ refit_part_fetch_key(const RefitPart *part, const char *sql, int nargs,
 
 	for (int i = 0; i < lengthof(off); i++)
 		refit_set_local(off[i], "off");
+	refit_set_local("search_path", clauses->search_path);
 	SPI_connect();
 	if (SPI_execute_with_args(sql, nargs, types, values, NULL, false, 1) < 0)
 		elog(ERROR, "could not execute \"%s\"", sql);
@@ -489,7 +302,9 @@ refit_part_fetch_key(const RefitPart *part, const char *sql, int nargs,
 
 			if (isnull)
 				elog(ERROR, "a row's key is null");
-			key[i] = datumCopy(value, att->attbyval, att->attlen);
+			key[i] = att->attlen == -1
+						 ? PointerGetDatum(PG_DETOAST_DATUM_COPY(value))
+						 : datumCopy(value, att->attbyval, att->attlen);
 		}
 		MemoryContextSwitchTo(old);
 	}
@@ -498,24 +313,17 @@ refit_part_fetch_key(const RefitPart *part, const char *sql, int nargs,
 	return key;
 }
 
-/*
- * A key from about the place where a share of the rows is done, by statistics of
- * the first column; NULL: not known.
- */
-static Datum *
-key_at(Relation rel, const RefitClauses *clauses, const RefitPart *part,
-	   double share)
+/* A value of the first column behind a share of the rows, by statistics. */
+static char *
+value_at(const RefitPart *part, double share)
 {
 	Oid types[3] = {OIDOID, INT2OID, FLOAT8OID};
 	Datum values[3];
-	int guc_level = pin_settings();
-	char *bound;
-	Datum *result = NULL;
 
 	values[0] = ObjectIdGetDatum(part->relid);
 	values[1] = Int16GetDatum(part->attnums[0]);
 	values[2] = Float8GetDatum(share);
-	bound = refit_sql_text(
+	return refit_sql_text(
 		"SELECT (histogram_bounds::text::text[])[1 + ($3"
 		"  * (array_length(histogram_bounds::text::text[], 1) - 1))::integer]"
 		" FROM pg_catalog.pg_stats s JOIN pg_catalog.pg_class c"
@@ -525,23 +333,30 @@ key_at(Relation rel, const RefitClauses *clauses, const RefitPart *part,
 		"  AND a.attname = s.attname"
 		" WHERE c.oid = $1 AND a.attnum = $2 AND NOT s.inherited",
 		3, types, values);
-	if (bound != NULL)
-	{
-		RefitEnds ends = {.low = true, .prefix = true};
-		Relation index = index_open(part->key_index, AccessShareLock);
-		Oid arg_types[2] = {part->types[0], INT8OID};
-		Datum args[2] = {0, Int64GetDatum(0)};
-		Oid input;
-		Oid param;
+}
 
+/* The first key from that value on; NULL: not known, or none. */
+static Datum *
+key_at(const RefitClauses *clauses, const RefitPart *part, double share)
+{
+	RefitEnds ends = {.low = true, .prefix = true};
+	Oid types[2] = {part->types[0], INT8OID};
+	Datum values[2] = {0, Int64GetDatum(0)};
+	int guc_level = pin_settings();
+	char *value = value_at(part, share);
+	Datum *result = NULL;
+	Oid input;
+	Oid param;
+
+	if (value != NULL)
+	{
 		getTypeInputInfo(part->types[0], &input, &param);
-		args[0] = OidInputFunctionCall(input, bound, param, -1);
-		result = refit_part_fetch_key(part,
-									  refit_statement_bound(rel, clauses, index,
-															part->nkeys, ends,
-															false),
-									  2, arg_types, args);
-		index_close(index, NoLock);
+		values[0] = OidInputFunctionCall(input, value, param, -1);
+		result = refit_part_fetch_key(
+			part, clauses,
+			refit_statement_bound(part->rel, clauses, part->index, part->nkeys,
+								  ends, false),
+			2, types, values);
 	}
 	AtEOXact_GUC(false, guc_level);
 	return result;
@@ -551,14 +366,33 @@ key_at(Relation rel, const RefitClauses *clauses, const RefitPart *part,
 static bool
 is_after(const RefitPart *part, const Datum *a, const Datum *b)
 {
-	Relation index = index_open(part->key_index, AccessShareLock);
-	Relation rel = table_open(part->relid, AccessShareLock);
-	SortSupport order = refit_finder_order(rel, index, part->nkeys);
-	bool result = refit_finder_compare(order, part->nkeys, a, b) > 0;
+	SortSupport order = refit_finder_order(part->rel, part->index, part->nkeys);
 
-	table_close(rel, NoLock);
-	index_close(index, NoLock);
-	return result;
+	return refit_finder_compare(order, part->nkeys, a, b) > 0;
+}
+
+/* Makes all parts of a table but the last, which is left in part. */
+static void
+divide_evenly(const RefitMigration *m, const RefitClauses *clauses,
+			  RefitPart *part, int most)
+{
+	int64 rows = part->total;
+
+	part->total = rows / most;
+	for (int i = 1; i < most; i++)
+	{
+		Datum *key = key_at(clauses, part, (double) i / most);
+
+		if (key == NULL ||
+			(part->low != NULL && !is_after(part, key, part->low)))
+			continue;
+		part->high = key;
+		insert_part(m, part, 1);
+		part->low = key;
+		part->high = NULL;
+	}
+	if (part->low == NULL)
+		part->total = rows;
 }
 
 /* Makes the parts of one table.  Returns the name of the index, or NULL. */
@@ -566,40 +400,61 @@ static char *
 divide_table(const RefitMigration *m, const RefitClauses *clauses, Oid relid,
 			 int each)
 {
-	Relation rel = table_open(relid, AccessShareLock);
-	RefitPart part = {.relid = relid};
-	double rows;
-	Datum *last = NULL;
+	RefitPart part = {.relid = relid,
+					  .rel = table_open(relid, AccessShareLock)};
+	RefitRoute route = refit_route_choose(part.rel, clauses);
+	char *name = NULL;
 
-	part.key_index =
-		refit_part_choose_index(rel, clauses, &part.by_where, &rows);
-	refit_part_know_key(&part);
-	if (!OidIsValid(part.key_index))
-		part.position_end = refit_part_position(RelationGetNumberOfBlocks(rel));
-	else if (each > 1 && !part.by_where)
+	part.by_where = route.by_where;
+	part.total = (int64) route.rows;
+	if (OidIsValid(route.index))
 	{
-		int most = each * PARTS_EACH;
-
-		for (int i = 1; i < most; i++)
-		{
-			Datum *key = key_at(rel, clauses, &part, (double) i / most);
-
-			if (key == NULL || (last != NULL && !is_after(&part, key, last)))
-				continue;
-			part.low = last;
-			part.high = last = key;
-			part.total = (int64) (rows / most);
-			insert_part(m, &part);
-		}
-		part.low = last;
-		part.high = NULL;
-		if (last != NULL)
-			rows /= most;
+		part.index = index_open(route.index, AccessShareLock);
+		refit_part_know_key(&part);
+		name = pstrdup(RelationGetRelationName(part.index));
+		if (each > 1 && !part.by_where)
+			divide_evenly(m, clauses, &part, each * PARTS_EACH);
 	}
-	part.total = (int64) rows;
-	insert_part(m, &part);
-	table_close(rel, NoLock);
-	return OidIsValid(part.key_index) ? get_rel_name(part.key_index) : NULL;
+	else
+		know_end(&part);
+	insert_part(m, &part, 1);
+	refit_part_close(&part);
+	return name;
+}
+
+/* What is to be said of the division. */
+static char *
+describe(const char *index, int tables, int parts)
+{
+	const char *how = index != NULL ? psprintf("by index %s", index)
+									: "by the position of rows";
+
+	if (tables > 1)
+		return psprintf("%s, %d tables in %d parts", how, tables, parts);
+	return parts > 1 ? psprintf("%s, in %d parts", how, parts) : pstrdup(how);
+}
+
+/*
+ * An ERROR where something was done already and the cursor is not here, but on
+ * the server that the history was copied from.
+ */
+static void
+check_cursor(const RefitMigration *m)
+{
+	Oid types[1] = {INT8OID};
+	Datum values[1] = {Int64GetDatum(m->id)};
+
+	if (refit_sql_text("SELECT 1 FROM refit.migration WHERE id = $1"
+					   " AND rows > 0",
+					   1, types, values) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("it is not known here how far migration " INT64_FORMAT
+						" has come",
+						m->id),
+				 errdetail("It was worked on another server, and would do some "
+						   "rows twice."),
+				 errhint("Submit what is left to be done anew.")));
 }
 
 /* Divides the table into parts, unless that was done before. */
@@ -608,15 +463,16 @@ refit_part_divide(const RefitMigration *m, const RefitClauses *clauses,
 				  int each)
 {
 	RefitPartSums sums = refit_part_sums(m);
+	List *tables = list_tables(m, clauses);
 	char *name = NULL;
 	ListCell *lc;
 
 	if (sums.count > 0)
 		return psprintf("goes on after " INT64_FORMAT " rows", sums.scanned);
-	foreach(lc, list_tables(m, clauses))
+	check_cursor(m);
+	foreach(lc, tables)
 		name = divide_table(m, clauses, lfirst_oid(lc), each);
-	return name != NULL ? psprintf("by index %s", name)
-						: pstrdup("by the position of rows");
+	return describe(name, list_length(tables), refit_part_sums(m).count);
 }
 
 /* Adds parts for partitions that have come since. */
@@ -642,17 +498,46 @@ refit_part_add_new(const RefitMigration *m, const RefitClauses *clauses)
 	return result;
 }
 
+/* Adds parts for tables to be gone over again. */
+bool
+refit_part_add_rounds(const RefitMigration *m)
+{
+	Oid types[2] = {INT8OID, INT4OID};
+	Datum values[2] = {Int64GetDatum(m->id), Int32GetDatum(MOST_ROUNDS)};
+	List *found = refit_sql_list(
+		"SELECT DISTINCT p.relid::int8 || ' ' || p.round FROM refit.pass p"
+		" JOIN pg_catalog.pg_class c ON c.oid = p.relid"
+		" WHERE p.id = $1 AND p.key_index = 0 AND p.touched > 0"
+		" AND p.round < $2 AND NOT EXISTS (SELECT FROM refit.pass l"
+		"  WHERE l.id = $1 AND l.relid = p.relid AND l.round > p.round)",
+		2, types, values);
+	ListCell *lc;
+
+	foreach(lc, found)
+	{
+		char *round;
+		RefitPart part = {.relid = strtoul(lfirst(lc), &round, 10)};
+
+		part.rel = table_open(part.relid, AccessShareLock);
+		know_end(&part);
+		insert_part(m, &part, 1 + atoi(round));
+		table_close(part.rel, NoLock);
+	}
+	return found != NIL;
+}
+
 /*
  * Rows of refit.pass
  */
 
-/* A number of the row just read. */
+/* A number of the row just read; 0 where it is NULL. */
 static int64
 read_number(int column)
 {
-	return strtoll(
-		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column),
-		NULL, 10);
+	char *text =
+		SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
+
+	return text == NULL ? 0 : strtoll(text, NULL, 10);
 }
 
 /* A truth value of it. */
@@ -677,64 +562,170 @@ read_key(const RefitPart *part, int column, MemoryContext caller)
 	return result;
 }
 
-/* The next part that is not done and that nobody has. */
-RefitPart *
-refit_part_next(const RefitMigration *m)
+/* Is the part's table still one of those that the migration is of? */
+static bool
+is_in_tree(const RefitMigration *m, Oid relid)
 {
-	Oid types[1] = {INT8OID};
-	Datum values[1] = {Int64GetDatum(m->id)};
+	if (relid == m->relid)
+		return true;
+	if (get_rel_relispartition(relid))
+		return list_member_oid(get_partition_ancestors(relid), m->relid);
+	return get_rel_relkind(m->relid) == RELKIND_RELATION &&
+		   list_member_oid(find_all_inheritors(m->relid, NoLock, NULL), relid);
+}
+
+/* Opens the part's index, or one that has taken its place. */
+static void
+open_index(RefitPart *part, Oid oid, const char *signature)
+{
+	part->index = try_relation_open(oid, AccessShareLock);
+	if (part->index != NULL &&
+		strcmp(refit_route_signature(part->rel, part->index), signature) == 0)
+		return;
+	if (part->index != NULL)
+		relation_close(part->index, NoLock);
+	oid = refit_route_find(part->rel, signature, part->by_where);
+	if (!OidIsValid(oid))
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table %s has no index any more that the migration can "
+					"go by",
+					refit_qualified_name(part->relid)),
+			 errdetail("The one that it went by was dropped, or the type or "
+					   "collation of its columns was changed."),
+			 errhint("Create an index on the same columns and use "
+					 "refit.retry(), or cancel the migration and submit the "
+					 "rest anew.")));
+	part->index = index_open(oid, AccessShareLock);
+}
+
+/* Opens the part's table and index and reads the cursor from the row. */
+static void
+open_part(const RefitMigration *m, RefitPart *part, MemoryContext caller)
+{
+	Oid index = (Oid) read_number(3);
+	MemoryContext old = MemoryContextSwitchTo(caller);
+
+	part->rel = is_in_tree(m, part->relid)
+					? try_table_open(part->relid, RowExclusiveLock)
+					: NULL;
+	if (part->rel != NULL && OidIsValid(index))
+		open_index(
+			part, index,
+			SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 18));
+	MemoryContextSwitchTo(old);
+	refit_part_know_key(part);
+	if (part->nkeys > 0)
+	{
+		part->low = read_key(part, 16, caller);
+		part->high = read_key(part, 17, caller);
+	}
+	else if (part->rel != NULL &&
+			 part->rel->rd_rel->relfilenode != (Oid) read_number(19))
+	{
+		part->position = 0;
+		know_end(part);
+	}
+	if (part->batch == 0)
+		part->batch = part->nkeys > 0 ? FIRST_BATCH : BLOCK_POSITIONS;
+}
+
+/* Reads the counters of the row. */
+static RefitPart *
+read_part(MemoryContext context)
+{
+	RefitPart *part = MemoryContextAllocZero(context, sizeof(RefitPart));
+
+	part->number = (int) read_number(1);
+	part->relid = (Oid) read_number(2);
+	part->position = read_number(4);
+	part->position_end = read_number(5);
+	part->batch = read_number(6);
+	part->limit = read_number(7);
+	part->suspects = read_number(8);
+	part->errors = (int) read_number(9);
+	part->total = read_number(10);
+	part->scanned = read_number(11);
+	part->touched = read_number(12);
+	part->skipped = read_number(13);
+	part->by_where = read_bool(14);
+	part->poison = read_bool(15);
+	return part;
+}
+
+/*
+ * The next part.  The leader begins with one that fails or that somebody has died
+ * at, and leaves those of living helpers to them as long as there are others.
+ */
+RefitPart *
+refit_part_next(const RefitMigration *m, bool helps)
+{
+	Oid types[3] = {INT8OID, BOOLOID, INT4OID};
+	Datum values[3] = {Int64GetDatum(m->id), BoolGetDatum(helps),
+					   Int32GetDatum(MyProcPid)};
 	MemoryContext caller = CurrentMemoryContext;
 	RefitPart *part = NULL;
 
 	SPI_connect();
 	if (refit_sql("SELECT number, relid::int8, key_index::int8, next_position,"
 				  " position_end, batch, batch_limit, suspects, errors, total,"
-				  " scanned, touched, skipped, by_where, poison, low, high"
-				  " FROM refit.pass WHERE id = $1 AND NOT done"
-				  " ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED",
-				  1, types, values, NULL) > 0)
+				  " scanned, touched, skipped, by_where, poison, low, high,"
+				  " key, filenode::int8"
+				  " FROM refit.pass p WHERE id = $1 AND NOT done"
+				  " AND (NOT $2 OR (helper = $3 AND NOT poison))"
+				  " ORDER BY (poison OR helper IS NOT NULL AND NOT EXISTS ("
+				  "  SELECT FROM pg_catalog.pg_stat_get_activity(helper)))"
+				  "  DESC, helper IS NOT NULL, number"
+				  " LIMIT 1 FOR UPDATE SKIP LOCKED",
+				  3, types, values, NULL) > 0)
 	{
-		part = MemoryContextAllocZero(caller, sizeof(RefitPart));
-		part->number = (int) read_number(1);
-		part->relid = (Oid) read_number(2);
-		part->key_index = (Oid) read_number(3);
-		part->position = read_number(4);
-		part->position_end = read_number(5);
-		part->batch = read_number(6);
-		part->limit = read_number(7);
-		part->suspects = read_number(8);
-		part->errors = (int) read_number(9);
-		part->total = read_number(10);
-		part->scanned = read_number(11);
-		part->touched = read_number(12);
-		part->skipped = read_number(13);
-		part->by_where = read_bool(14);
-		part->poison = read_bool(15);
-		if (get_rel_name(part->relid) != NULL)
-		{
-			refit_part_know_key(part);
-			if (part->nkeys > 0)
-			{
-				part->low = read_key(part, 16, caller);
-				part->high = read_key(part, 17, caller);
-			}
-		}
-		if (part->batch == 0)
-			part->batch = part->nkeys > 0 ? FIRST_BATCH : BLOCK_POSITIONS;
+		part = read_part(caller);
+		open_part(m, part, caller);
 	}
 	SPI_finish();
 	return part;
+}
+
+/* Gives this helper a part that nobody has. */
+bool
+refit_part_mark(const RefitMigration *m)
+{
+	Oid types[2] = {INT8OID, INT4OID};
+	Datum values[2] = {Int64GetDatum(m->id), Int32GetDatum(MyProcPid)};
+	bool found;
+
+	SPI_connect();
+	found = refit_sql("UPDATE refit.pass SET helper = $2 WHERE id = $1"
+					  " AND number = (SELECT number FROM refit.pass"
+					  "  WHERE id = $1 AND helper IS NULL AND NOT done"
+					  "  AND NOT poison ORDER BY number DESC LIMIT 1"
+					  "  FOR UPDATE SKIP LOCKED)",
+					  2, types, values, NULL) > 0;
+	SPI_finish();
+	ForceSyncCommit();
+	return found;
+}
+
+/* Closes what refit_part_next has opened. */
+void
+refit_part_close(RefitPart *part)
+{
+	if (part->index != NULL)
+		index_close(part->index, NoLock);
+	if (part->rel != NULL)
+		table_close(part->rel, NoLock);
 }
 
 /* Writes the cursor and the counters. */
 void
 refit_part_save(const RefitMigration *m, const RefitPart *part)
 {
-	Oid types[13] = {INT8OID, INT4OID, TEXTARRAYOID, INT8OID, INT8OID,
-					 INT8OID, INT8OID, INT4OID,		 INT8OID, INT8OID,
-					 INT8OID, BOOLOID, BOOLOID};
-	Datum values[13];
-	bool nulls[13] = {false};
+	Oid types[16] = {INT8OID, INT4OID, TEXTARRAYOID, INT8OID, INT8OID, INT8OID,
+					 INT8OID, INT4OID, INT8OID,		 INT8OID, INT8OID, BOOLOID,
+					 BOOLOID, INT8OID, OIDOID,		 INT4OID};
+	Datum values[16];
+	bool nulls[16] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = Int32GetDatum(part->number);
@@ -750,12 +741,18 @@ refit_part_save(const RefitMigration *m, const RefitPart *part)
 	values[10] = Int64GetDatum(part->skipped);
 	values[11] = BoolGetDatum(part->poison);
 	values[12] = BoolGetDatum(part->done);
+	values[13] = Int64GetDatum(part->position_end);
+	values[14] = ObjectIdGetDatum(
+		part->rel != NULL ? part->rel->rd_rel->relfilenode : InvalidOid);
+	values[15] = Int32GetDatum(MyProcPid);
 	SPI_connect();
 	refit_sql("UPDATE refit.pass SET low = $3, next_position = $4, batch = $5,"
 			  " batch_limit = $6, suspects = $7, errors = $8, scanned = $9,"
-			  " touched = $10, skipped = $11, poison = $12, done = $13"
+			  " touched = $10, skipped = $11, poison = $12, done = $13,"
+			  " position_end = $14, filenode = $15,"
+			  " helper = CASE WHEN helper = $16 THEN helper END"
 			  " WHERE id = $1 AND number = $2",
-			  13, types, values, nulls);
+			  16, types, values, nulls);
 	SPI_finish();
 }
 
@@ -768,17 +765,19 @@ refit_part_sums(const RefitMigration *m)
 	RefitPartSums sums;
 
 	SPI_connect();
-	refit_sql("SELECT count(*), coalesce(sum(CASE WHEN done THEN scanned"
-			  " ELSE greatest(total, scanned) END), 0)::int8,"
-			  " coalesce(sum(scanned), 0)::int8,"
-			  " coalesce(sum(touched), 0)::int8,"
-			  " coalesce(sum(skipped), 0)::int8 FROM refit.pass WHERE id = $1",
-			  1, types, values, NULL);
+	refit_sql(
+		"SELECT count(*), count(*) FILTER (WHERE NOT done), coalesce(sum(CASE WHEN done THEN scanned"
+		" ELSE greatest(total, scanned) END), 0)::int8,"
+		" coalesce(sum(scanned), 0)::int8,"
+		" coalesce(sum(touched), 0)::int8,"
+		" coalesce(sum(skipped), 0)::int8 FROM refit.pass WHERE id = $1",
+		1, types, values, NULL);
 	sums.count = (int) read_number(1);
-	sums.total = read_number(2);
-	sums.scanned = read_number(3);
-	sums.touched = read_number(4);
-	sums.skipped = read_number(5);
+	sums.left = (int) read_number(2);
+	sums.total = read_number(3);
+	sums.scanned = read_number(4);
+	sums.touched = read_number(5);
+	sums.skipped = read_number(6);
 	SPI_finish();
 	return sums;
 }

@@ -12,7 +12,14 @@
  * Parts outlive a failed or cancelled migration, so that refit.retry() goes on
  * from them: nothing is done twice.
  *
- * Keys are stored as text, read and written under fixed settings.
+ * Keys are stored as text, read and written under fixed settings, with what the
+ * key's columns were.  Another index with the same columns takes the place of one
+ * that is gone, as after REINDEX CONCURRENTLY; one with others does not.
+ *
+ * Who works a part holds its row's lock until the end of the chunk.  A helper,
+ * see worker.c, marks it as its own before its first chunk: a part whose helper is
+ * gone may be what has killed it, so the leader takes that first, and no other
+ * helper does.
  *
  * Locks: the caller's, on the table.  Rights: rows of ours are read and written
  * as the bootstrap superuser; the planner is asked as the caller.
@@ -31,9 +38,11 @@ typedef struct RefitPart
 {
 	int number;
 	Oid relid;
-	Oid key_index; /* InvalidOid: by positions */
+	Relation rel;	/* NULL: it is gone, or not in the tree any more */
+	Relation index; /* NULL: by positions */
 	bool by_where; /* the index has, or finds, what the where clause asks for */
-	int nkeys;	   /* 0: by positions */
+	bool is_unique; /* a key stands for one row */
+	int nkeys;		/* 0: by positions */
 	AttrNumber attnums[INDEX_MAX_KEYS];
 	Oid types[INDEX_MAX_KEYS];
 	Datum *low;		/* last key that is done with; NULL: none yet */
@@ -56,6 +65,7 @@ typedef struct RefitPart
 typedef struct RefitPartSums
 {
 	int count;
+	int left; /* of them, not done */
 	int64 total;
 	int64 scanned;
 	int64 touched;
@@ -76,14 +86,20 @@ extern bool refit_part_add_new(const RefitMigration *m,
 							   const RefitClauses *clauses);
 
 /*
- * The index that a pass would go by, or InvalidOid: by positions.  An ERROR where
- * that cannot do.  by_where: see RefitPart; rows: how many it will go over, about.
+ * Where a table without a key was gone over by positions, rows may have moved
+ * behind the cursor meanwhile: adds a part that goes over it again.  False: none
+ * is needed.
  */
-extern Oid refit_part_choose_index(Relation rel, const RefitClauses *clauses,
-								   bool *by_where, double *rows);
+extern bool refit_part_add_rounds(const RefitMigration *m);
 
-/* The next part that is not done and that nobody has, locked; or NULL. */
-extern RefitPart *refit_part_next(const RefitMigration *m);
+/*
+ * The next part to work, locked, with its table and index opened; NULL: there is
+ * none that nobody has.  A helper takes one only after refit_part_mark().
+ */
+extern RefitPart *refit_part_next(const RefitMigration *m, bool helps);
+/* Writes down that this helper works a part, for good; false: none is left. */
+extern bool refit_part_mark(const RefitMigration *m);
+extern void refit_part_close(RefitPart *part);
 extern void refit_part_save(const RefitMigration *m, const RefitPart *part);
 extern RefitPartSums refit_part_sums(const RefitMigration *m);
 
@@ -91,13 +107,16 @@ extern RefitPartSums refit_part_sums(const RefitMigration *m);
  * Runs a query for a key of the part, as refit_statement_bound() makes it, in the
  * caller's memory context; NULL: it has no row.
  */
-extern Datum *refit_part_fetch_key(const RefitPart *part, const char *sql,
+extern Datum *refit_part_fetch_key(const RefitPart *part,
+								   const RefitClauses *clauses, const char *sql,
 								   int nargs, Oid *types, Datum *values);
 
-/* Fills in nkeys, attnums and types; an ERROR when the index is gone. */
+/* Fills in what follows from the index. */
 extern void refit_part_know_key(RefitPart *part);
 /* A key as (names)=(values), for messages. */
 extern char *refit_part_key_text(const RefitPart *part, const Datum *key);
+/* The row at a position, by the table's key if it has one. */
+extern char *refit_part_row_text(const RefitPart *part, ItemPointer tid);
 
 /* Positions: the tid of one, and the first of a block. */
 extern void refit_part_tid(int64 position, ItemPointer tid);

@@ -30,6 +30,7 @@
 #include "utils/typcache.h"
 
 #include "rows/statement.h"
+#include "table/tree.h"
 #include "util/sqlutil.h"
 
 /* Is it the kind of a pass over rows? */
@@ -171,27 +172,57 @@ refit_statement_columns(Relation rel, const RefitClauses *clauses)
 	return result;
 }
 
+/* What an expression reads: columns of the row, and tables in subselects. */
+typedef struct Reads
+{
+	Oid table;
+	Bitmapset *columns; /* 0: the whole row */
+	int level;			/* of subselects around the present place */
+	bool reads_table;	/* in a subselect */
+} Reads;
+
+/* Collects what an expression reads. */
+static bool
+collect_reads(Node *node, Reads *reads)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var) && ((Var *) node)->varlevelsup == reads->level &&
+		((Var *) node)->varattno >= 0)
+		reads->columns =
+			bms_add_member(reads->columns, ((Var *) node)->varattno);
+	if (IsA(node, RangeTblEntry))
+	{
+		RangeTblEntry *entry = (RangeTblEntry *) node;
+
+		reads->reads_table |=
+			entry->rtekind == RTE_RELATION &&
+			refit_tree_root(entry->relid) == refit_tree_root(reads->table);
+		return false;
+	}
+	if (IsA(node, Query))
+	{
+		bool result;
+
+		reads->level++;
+		result = query_tree_walker((Query *) node, collect_reads, reads,
+								   QTW_EXAMINE_RTES_BEFORE);
+		reads->level--;
+		return result;
+	}
+	return expression_tree_walker(node, collect_reads, reads);
+}
+
 /* Do the new values depend on what the backfill itself writes? */
 bool
 refit_statement_reads_its_own(Relation rel, const RefitClauses *clauses)
 {
 	Query *query = analyze(whole_statement(rel, clauses), clauses, 0, NULL);
-	Bitmapset *used = NULL;
-	Bitmapset *written = NULL;
-	ListCell *lc;
+	Reads reads = {.table = RelationGetRelid(rel)};
 
-	foreach(lc, query->targetList)
-	{
-		TargetEntry *entry = lfirst(lc);
-
-		pull_varattnos((Node *) entry->expr, 1, &used);
-		if (!entry->resjunk)
-			written = bms_add_member(
-				written, entry->resno - FirstLowInvalidHeapAttributeNumber);
-	}
-	/* a whole-row reference reads everything */
-	return bms_overlap(used, written) ||
-		   bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, used) ||
+	(void) collect_reads((Node *) query->targetList, &reads);
+	return bms_overlap(reads.columns, refit_statement_columns(rel, clauses)) ||
+		   bms_is_member(0, reads.columns) || reads.reads_table ||
 		   contain_volatile_functions((Node *) query->targetList);
 }
 
@@ -433,9 +464,12 @@ not_there_yet(Relation rel, const RefitClauses *clauses)
 	const char *name = quote_identifier(clauses->alias);
 	Query *query = analyze(whole_statement(rel, clauses), clauses, 0, NULL);
 	List *context = deparse_context_for(clauses->alias, RelationGetRelid(rel));
+	int guc_level = NewGUCNestLevel();
 	StringInfoData sql;
 	ListCell *lc;
 
+	/* names are written as they will be read */
+	refit_set_local("search_path", clauses->search_path);
 	initStringInfo(&sql);
 	foreach(lc, query->targetList)
 	{
@@ -454,7 +488,35 @@ not_there_yet(Relation rel, const RefitClauses *clauses)
 						 sql.len > 0 ? " OR " : "", name,
 						 quote_identifier(NameStr(att->attname)), value);
 	}
+	AtEOXact_GUC(false, guc_level);
 	return sql.data;
+}
+
+/* UPDATE or DELETE with a WHERE that conditions can be added to. */
+static void
+begin_statement(StringInfo sql, Relation rel, const RefitClauses *clauses)
+{
+	initStringInfo(sql);
+	if (clauses->set != NULL)
+		appendStringInfo(sql, "UPDATE ONLY %s SET\n%s\n",
+						 table_with_alias(rel, clauses), clauses->set);
+	else
+		appendStringInfo(sql, "DELETE FROM ONLY %s\n",
+						 table_with_alias(rel, clauses));
+	appendStringInfoString(sql, "WHERE true");
+}
+
+/* The conditions on rows that do not depend on the batch. */
+static void
+append_conditions(StringInfo sql, Relation rel, const RefitClauses *clauses)
+{
+	char *condition;
+
+	if (clauses->where != NULL)
+		appendStringInfo(sql, " AND (\n%s\n)", clauses->where);
+	if (clauses->set != NULL &&
+		(condition = not_there_yet(rel, clauses)) != NULL)
+		appendStringInfo(sql, " AND (%s)", condition);
 }
 
 /* One batch's statement. */
@@ -463,24 +525,43 @@ refit_statement_batch(Relation rel, const RefitClauses *clauses, Relation index,
 					  int nkeys, RefitEnds ends)
 {
 	StringInfoData sql;
-	char *condition;
 
 	if (clauses->statement != NULL)
 		return pstrdup(clauses->statement);
+	begin_statement(&sql, rel, clauses);
+	(void) append_range(&sql, rel, clauses, index, nkeys, ends);
+	append_conditions(&sql, rel, clauses);
+	return sql.data;
+}
+
+/* The same for rows named by their positions, in $1. */
+char *
+refit_statement_rows(Relation rel, const RefitClauses *clauses)
+{
+	StringInfoData sql;
+
+	begin_statement(&sql, rel, clauses);
+	appendStringInfo(&sql, " AND %s.ctid = ANY ($1)",
+					 quote_identifier(clauses->alias));
+	append_conditions(&sql, rel, clauses);
+	return sql.data;
+}
+
+/* Asks for the positions of the rows of a batch, and locks them there. */
+char *
+refit_statement_positions(Relation rel, const RefitClauses *clauses,
+						  Relation index, int nkeys, RefitEnds ends)
+{
+	StringInfoData sql;
+
 	initStringInfo(&sql);
-	if (clauses->set != NULL)
-		appendStringInfo(&sql, "UPDATE ONLY %s SET\n%s\n",
-						 table_with_alias(rel, clauses), clauses->set);
-	else
-		appendStringInfo(&sql, "DELETE FROM ONLY %s\n",
-						 table_with_alias(rel, clauses));
-	appendStringInfoString(&sql, "WHERE true");
+	appendStringInfo(&sql, "SELECT %s.ctid FROM ONLY %s WHERE true",
+					 quote_identifier(clauses->alias),
+					 table_with_alias(rel, clauses));
 	(void) append_range(&sql, rel, clauses, index, nkeys, ends);
 	if (clauses->where != NULL)
 		appendStringInfo(&sql, " AND (\n%s\n)", clauses->where);
-	if (clauses->set != NULL &&
-		(condition = not_there_yet(rel, clauses)) != NULL)
-		appendStringInfo(&sql, " AND (%s)", condition);
+	appendStringInfoString(&sql, " FOR UPDATE");
 	return sql.data;
 }
 

@@ -73,6 +73,16 @@ extern char *refit_statement_batch(Relation rel, const RefitClauses *clauses,
 								   Relation index, int nkeys, RefitEnds ends);
 
 /*
+ * For rows that have the same key: where they are, locked there; and the
+ * statement for some of them, by an array of positions in $1.
+ */
+extern char *refit_statement_positions(Relation rel,
+									   const RefitClauses *clauses,
+									   Relation index, int nkeys,
+									   RefitEnds ends);
+extern char *refit_statement_rows(Relation rel, const RefitClauses *clauses);
+
+/*
  * Asks for a key of the range: the one so many rows on, in a parameter after those
  * of the ends; or with backwards the last one, of columns alone.
  */

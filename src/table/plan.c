@@ -175,7 +175,6 @@ check_partition(Relation rel, Relation root)
 		refuse_partition(rel, "has another owner than its parent",
 						 "Use ALTER TABLE ... OWNER TO first.");
 	check_kind(rel);
-	check_indexes(rel);
 }
 
 /* Refuses a tree with a partition that is on its way out. */
@@ -215,13 +214,14 @@ check_partitions(Relation root)
 		if (rel == NULL)
 			continue;
 		check_partition(rel, root);
+		check_indexes(rel);
 		relation_close(rel, NoLock);
 	}
 }
 
-/* An ERROR unless this is a table that can be worked, by the caller. */
-void
-refit_plan_check_table(Oid relid, bool alters)
+/* Opens a table of the caller's. */
+static Relation
+open_own(Oid relid)
 {
 	Relation rel = try_relation_open(relid, AccessShareLock);
 
@@ -235,6 +235,32 @@ refit_plan_check_table(Oid relid, bool alters)
 	if (OidIsValid(getExtensionOfObject(RelationRelationId, relid)) &&
 		RelationGetNamespace(rel) == get_namespace_oid(REFIT_SCHEMA, true))
 		refuse_kind(rel, "one of pg_refit's own tables", NULL);
+	return rel;
+}
+
+/* An ERROR unless the rows of this table can be worked, by the caller. */
+void
+refit_plan_check_rows(Oid relid)
+{
+	Relation rel = open_own(relid);
+	ListCell *lc;
+
+	foreach(lc, find_all_inheritors(relid, AccessShareLock, NULL))
+	{
+		Relation child = relation_open(lfirst_oid(lc), NoLock);
+
+		check_partition(child, rel);
+		relation_close(child, NoLock);
+	}
+	relation_close(rel, NoLock);
+}
+
+/* An ERROR unless this is a table that can be worked, by the caller. */
+void
+refit_plan_check_table(Oid relid, bool alters)
+{
+	Relation rel = open_own(relid);
+
 	check_relatives(rel, alters);
 	check_indexes(rel);
 	check_partitions(rel);

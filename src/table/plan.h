@@ -47,6 +47,8 @@ typedef struct RefitPlan
  * the caller.  alters: its definition is to be changed.
  */
 extern void refit_plan_check_table(Oid relid, bool alters);
+/* The same for a pass over its rows, to which the definition is no obstacle. */
+extern void refit_plan_check_rows(Oid relid);
 
 extern RefitPlan *refit_plan_make(const RefitPlanRequest *request);
 
