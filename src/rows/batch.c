@@ -639,12 +639,15 @@ work_part(Chunk *c, RefitBudget *budget)
 static void
 leave_part(RefitMigration *m, RefitPart *part)
 {
+	const char *what = get_rel_name(part->relid) != NULL
+						   ? refit_qualified_name(part->relid)
+						   : "a partition that was dropped";
+
 	(void) refit_relation_owner(m->relid);
-	refit_catalog_event(m, "partition",
-						psprintf("%s is no partition any more: nothing is left "
-								 "to do there",
-								 refit_qualified_name(part->relid)),
-						psprintf("{\"oid\": %u}", part->relid));
+	refit_catalog_event(
+		m, "partition",
+		psprintf("%s is left out: it is no partition any more", what),
+		psprintf("{\"oid\": %u}", part->relid));
 	part->done = true;
 	refit_part_save(m, part);
 }

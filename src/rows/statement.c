@@ -18,7 +18,6 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
-#include "parser/analyze.h"
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
 #include "utils/builtins.h"
@@ -129,12 +128,9 @@ analyze(char *sql, const RefitClauses *clauses, int nparams, const Oid *types)
 {
 	int guc_level = NewGUCNestLevel();
 	Query *query;
-	List *statements;
 
 	refit_set_local("search_path", clauses->search_path);
-	statements = refit_sql_parse(sql);
-	query = parse_analyze_fixedparams(linitial_node(RawStmt, statements), sql,
-									  types, nparams, NULL);
+	query = refit_sql_analyze(sql, nparams, types);
 	AtEOXact_GUC(false, guc_level);
 	return query;
 }
@@ -302,7 +298,9 @@ refit_statement_check(Relation rel, const RefitClauses *clauses, int nkeys,
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("where_clause must not call a volatile function"),
-				 errdetail("It is evaluated again in each batch.")));
+				 errdetail("It is evaluated again in each batch."),
+				 errhint("Store what it selects in a column or a table first, "
+						 "and ask for that.")));
 
 	/* what only the rewriter finds: generated columns, for example */
 	refit_set_local("search_path", clauses->search_path);
@@ -481,12 +479,17 @@ not_there_yet(Relation rel, const RefitClauses *clauses)
 			return NULL;
 		att = TupleDescAttr(RelationGetDescr(rel), entry->resno - 1);
 		value = deparse_expression((Node *) entry->expr, context, true, true);
-		appendStringInfo(&sql,
-						 equality_is_identity(att)
-							 ? "%s%s.%s IS DISTINCT FROM (%s)"
-							 : "%sROW(%s.%s) OPERATOR(pg_catalog.*<>) ROW(%s)",
-						 sql.len > 0 ? " OR " : "", name,
-						 quote_identifier(NameStr(att->attname)), value);
+		appendStringInfoString(&sql, sql.len > 0 ? " OR " : "");
+		if (equality_is_identity(att))
+			appendStringInfo(&sql, "%s.%s IS DISTINCT FROM (%s)", name,
+							 quote_identifier(NameStr(att->attname)), value);
+		else
+			appendStringInfo(
+				&sql, "pg_catalog.record_image_ne(ROW(%s.%s), ROW((%s)::%s))",
+				name, quote_identifier(NameStr(att->attname)), value,
+				format_type_extended(att->atttypid, -1,
+									 FORMAT_TYPE_TYPEMOD_GIVEN |
+										 FORMAT_TYPE_FORCE_QUALIFY));
 	}
 	AtEOXact_GUC(false, guc_level);
 	return sql.data;

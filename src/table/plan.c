@@ -90,7 +90,7 @@ check_kind(Relation rel)
 		refuse_kind(rel, "a system catalog", NULL);
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		refuse_kind(rel, "a temporary table",
-					"Nobody else uses it: run a plain ALTER TABLE.");
+					"Nobody else uses it: a plain statement will do.");
 	if (rel->rd_rel->relkind == RELKIND_RELATION &&
 		rel->rd_tableam != GetHeapamTableAmRoutine())
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -15,6 +15,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
+#include "parser/analyze.h"
 #include "parser/parser.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -206,6 +207,22 @@ refit_sql_parse(char *sql)
 
 	error_context_stack = &callback;
 	result = raw_parser(sql, RAW_PARSE_DEFAULT);
+	error_context_stack = callback.previous;
+	return result;
+}
+
+/* Analyzes one statement with parameters, with errors that show it. */
+Query *
+refit_sql_analyze(char *sql, int nparams, const Oid *types)
+{
+	ErrorContextCallback callback = {.callback = move_error_position,
+									 .arg = sql,
+									 .previous = error_context_stack};
+	RawStmt *statement = linitial_node(RawStmt, refit_sql_parse(sql));
+	Query *result;
+
+	error_context_stack = &callback;
+	result = parse_analyze_fixedparams(statement, sql, types, nparams, NULL);
 	error_context_stack = callback.previous;
 	return result;
 }

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "nodes/parsenodes.h"
 #include "nodes/pg_list.h"
 
 /* Whose rights were in force, so that they can be put back. */
@@ -54,6 +55,8 @@ extern void refit_sql_run_all(List *commands);
 
 /* Parses SQL that a user wrote: a list of RawStmt. */
 extern List *refit_sql_parse(char *sql);
+/* Analyzes one such statement, with its parameters' types. */
+extern Query *refit_sql_analyze(char *sql, int nparams, const Oid *types);
 
 /* schema.table, quoted. */
 extern char *refit_qualified_name(Oid relid);
