@@ -17,6 +17,9 @@ $$;
 SELECT is(pg_temp.signature(name), signature, 'refit.' || name) FROM (VALUES
 	('alter_table', 'relation regclass, actions text, name text DEFAULT NULL::text, cutover text DEFAULT ''auto''::text, revertible interval DEFAULT NULL::interval, verify text DEFAULT ''full''::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
 	('repack', 'relation regclass, order_by text DEFAULT NULL::text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('backfill', 'relation regclass, set_clause text, where_clause text DEFAULT NULL::text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('purge', 'relation regclass, where_clause text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('batched', 'relation regclass, statement text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
 	('pause', 'id bigint -> text'),
 	('revert', 'id bigint -> text'),
 	('finish', 'id bigint -> text'),
