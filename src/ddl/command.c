@@ -46,6 +46,7 @@
 #include "ddl/command.h"
 #include "guc.h"
 #include "util/fault.h"
+#include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
 static bool enabled = false;
