@@ -44,7 +44,7 @@ UPDATE m SET b = :v * 3.0, expected = :v WHERE id = :id;
 \\elif :op = 4
 DELETE FROM m WHERE id = :id;
 \\else
-UPDATE m SET id = -id WHERE id = :id AND NOT EXISTS (SELECT FROM m x WHERE x.id = -:id);
+UPDATE m SET id = -id WHERE id = :id AND NOT EXISTS (SELECT FROM m x WHERE x.id = 0 - :id);
 \\endif
 SQL
 	$run->{run} = IPC::Run::start(
