@@ -76,12 +76,13 @@ $$;
 
 -- A table with constraints that are NOT VALID.
 CREATE FUNCTION lab.make_not_valid() RETURNS void
-LANGUAGE sql AS $$
-	SELECT lab.make_plain();
+LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM lab.make_plain();
 	CREATE TABLE app.place (id int PRIMARY KEY);
 	INSERT INTO app.place SELECT id FROM lab.model;
 	ALTER TABLE app.t ADD CONSTRAINT t_place FOREIGN KEY (spare) REFERENCES app.place NOT VALID;
-$$;
+END $$;
 
 -- A tree with rows in each of three leaves, one of which has other columns in
 -- another order.  The writer moves rows from the others to the first.
