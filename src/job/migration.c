@@ -572,8 +572,9 @@ record_written(const RefitMigration *m)
 {
 	update_row(m,
 			   "UPDATE refit.migration SET rows = (SELECT sum(touched)"
-			   " FROM refit.pass WHERE id = $1) WHERE id = $1"
-			   " AND strategy = 'batches' AND ($2 IS NULL) AND ($3 IS NULL)"
+			   " FROM refit.pass WHERE id = $1) WHERE id = $1 AND EXISTS"
+			   " (SELECT FROM refit.pass p WHERE p.id = migration.id)"
+			   " AND ($2 IS NULL) AND ($3 IS NULL)"
 			   " AND ($4 IS NULL)",
 			   NULL, NULL, NULL);
 }
