@@ -53,7 +53,9 @@ SELECT kind, relation, definition, strategy FROM refit.migrations WHERE id = :id
 SELECT count(*) AS left_over FROM refit.pass WHERE id = :id;
 -- submitted again under its name: the same, and not done again
 SELECT refit.backfill('t', 'n = n + 1, v = ''row '' || t.id', name => 'backfill: first') = :id AS same;
+\set VERBOSITY terse
 SELECT refit.backfill('t', 'n = 0', name => 'backfill: first');
+\set VERBOSITY default
 \echo :SQLSTATE
 SELECT sum(n) FROM t;
 
@@ -503,7 +505,9 @@ SELECT refit.backfill('t', 'n = 1', options => '{"on_error": "ignore"}');
 \echo :SQLSTATE
 SELECT refit.backfill('t', 'n = 1', options => '{"max_dead_ratio": 2}');
 \echo :SQLSTATE
+\set VERBOSITY terse
 SELECT refit.backfill('t', 'n = 1', options => '{"worker": 2}');
+\set VERBOSITY default
 \echo :SQLSTATE
 
 DROP SCHEMA backfill, backfill_2 CASCADE;

@@ -24,7 +24,7 @@ typedef enum OptionType
 	OPTION_ON_ERROR
 } OptionType;
 
-/* Every option that a migration takes. */
+/* Every option that a migration takes, by name. */
 static const struct
 {
 	const char *key;
@@ -35,11 +35,11 @@ static const struct
 	{"chunk_time", OPTION_DURATION, NULL},
 	{"deadline", OPTION_DURATION, NULL},
 	{"fire_triggers", OPTION_BOOL, NULL},
-	{"max_dead_ratio", OPTION_RATIO, NULL},
 	{"lock_timeout", OPTION_DURATION, "refit.lock_timeout"},
-	{"max_attempts", OPTION_COUNT, NULL},
-	{"max_replica_lag", OPTION_DURATION, NULL},
 	{"maintenance_work_mem", OPTION_SIZE, "maintenance_work_mem"},
+	{"max_attempts", OPTION_COUNT, NULL},
+	{"max_dead_ratio", OPTION_RATIO, NULL},
+	{"max_replica_lag", OPTION_DURATION, NULL},
 	{"max_skipped", OPTION_COUNT, NULL},
 	{"on_error", OPTION_ON_ERROR, NULL},
 	{"parallel_workers", OPTION_COUNT, "max_parallel_maintenance_workers"},
