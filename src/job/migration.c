@@ -779,7 +779,7 @@ return_to_window(RefitMigration *m)
 	return REST_READY;
 }
 
-/* The window is open, from its first step on. */
+/* The window is open, from its first step on, even if that has failed. */
 static void
 open_window(RefitMigration *m)
 {
@@ -789,8 +789,6 @@ open_window(RefitMigration *m)
 			   " AND revertible_until IS NULL"
 			   " AND ($2 IS NULL) AND ($3 IS NULL) AND ($4 IS NULL)",
 			   NULL, NULL, NULL);
-	if (m->progress.errors > 0)
-		forget_error(m);
 	set_state(m, "revertible");
 }
 
@@ -1087,7 +1085,11 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 	if (phase->step == refit_cutover_step)
 		record_attempt(m);
 	if (strcmp(phase->name, "window") == 0 && outcome != REFIT_NEXT)
+	{
+		if (m->progress.errors > 0)
+			forget_error(m);
 		open_window(m);
+	}
 	m->progress.errors = 0;
 	m->progress.deaths = 0;
 	note_lock(m);
@@ -1418,6 +1420,7 @@ cleanup_failed(RefitMigration *m)
 static int
 window_failed(RefitMigration *m, const ErrorData *edata)
 {
+	open_window(m);
 	if (m->progress.errors == 1)
 		record_error(m, edata);
 	else

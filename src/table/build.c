@@ -303,6 +303,7 @@ analyze(Oid relid)
 	char *command;
 
 	LockRelationOid(relid, ShareUpdateExclusiveLock);
+	(void) refit_relation_owner(relid); /* it may have been dropped */
 	command = psprintf("ANALYZE %s", refit_qualified_name(relid));
 	SPI_connect();
 	if (SPI_execute(command, false, 0) < 0)

@@ -298,6 +298,31 @@ is(value("SELECT strategy FROM refit.migrations WHERE id = $id"),
 	'instant', 'the setting makes no rewrite of what needs none');
 value("ALTER SYSTEM RESET refit.revert_window; SELECT pg_reload_conf()");
 
+# A change of the definition that waited for the cutover is there before the
+# window's first step.  It bars the way back, and the window can be ended.
+make_table($node, 'postgres', 'late', 2000);
+value('CREATE STATISTICS late_s ON k, v FROM late');
+$id = submit($node, 'postgres', 'late',
+	arguments => "cutover => 'manual', revertible => '1 day'");
+wait_state($node, 'postgres', $id, 'ready');
+close_gate($node, 'postgres', 'late', INDEX_GATE);
+value("SELECT refit.cutover($id)");
+wait_gate($node, 'postgres', $id, 'settle');
+my $ddl = $node->background_psql('postgres');
+$ddl->query_until(qr/begins/,
+	"\\echo begins\nALTER TABLE late ADD COLUMN more int;\n\\echo ended\n");
+wait_for($node, 'postgres', 'it waits for the worker',
+	"SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'late'::regclass)");
+open_gate($node, INDEX_GATE);
+$ddl->query_until(qr/ended/, '');
+$ddl->quit;
+check_barred(qr/definition of public\.late was changed/, 'a column more bars the way back');
+value("SELECT refit.finish($id)");
+wait_state($node, 'postgres', $id, 'completed');
+value('ALTER TABLE late DROP COLUMN more');
+check_equal($node, 'postgres', 'late');
+check_clean($node, 'postgres', 'late');
+
 #
 # What bars the way back, and goes away again
 #
