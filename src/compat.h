@@ -217,6 +217,17 @@ refit_close_smgr(Oid relid)
 #endif
 }
 
+/* Has an UPDATE as written a RETURNING?  18 has a node for it. */
+static inline bool
+refit_update_returns(const UpdateStmt *stmt)
+{
+#if PG_VERSION_NUM >= 180000
+	return stmt->returningClause != NULL;
+#else
+	return stmt->returningList != NIL;
+#endif
+}
+
 /* Extends a private table by one empty page.  16 has an interface for it. */
 static inline BlockNumber
 refit_extend_by_page(Relation rel)

@@ -63,7 +63,7 @@ check_set(const char *set)
 	UpdateStmt *stmt = (UpdateStmt *) node;
 
 	if (node == NULL || !IsA(node, UpdateStmt) || stmt->whereClause != NULL ||
-		stmt->fromClause != NIL || stmt->returningList != NIL)
+		stmt->fromClause != NIL || refit_update_returns(stmt))
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("set_clause must be what follows SET in an UPDATE, "
