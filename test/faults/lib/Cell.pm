@@ -489,6 +489,9 @@ sub check
 			  . ($is eq 't' ? 'in place' : 'not in place'))
 		  if $is ne $right;
 	}
+	$self->problem('completed, and not everything is done')
+	  if $there && $state eq 'completed' && $self->{kind}{complete}
+	  && $server->query($self->{kind}{complete}) ne 't';
 	return if $self->{crashed} || $self->{primary};
 	my $orphans = $server->query('CHECKPOINT; SELECT lab.orphans() ORDER BY 1');
 	$self->problem('files without a relation: ' . join ' ', split /\n/, $orphans)

@@ -33,6 +33,7 @@ my $on_tree = { 'create index' => 'CREATE INDEX more ON app.t (n)' };
 # barred	what is done instead where another session's change bars it
 # final		the state in which it ends
 # changed	is true when the change is in place, and only then
+# complete	is true when it is completed, and perhaps before
 # held		a point where the worker is held while rows are written, so that the
 #			points after it find some
 # late		only the points from there on count, when they come again
@@ -207,6 +208,46 @@ our @KINDS = (
 		code => '23505',
 		changed => "SELECT to_regclass('app.made') IS NOT NULL",
 		without => [ 'rename', 'set schema', 'truncate' ],
+	},
+	{
+		name => 'backfill',
+		table => 'make_batches',
+		submit => "SELECT refit.backfill('app.t', 'times = times + 1',"
+		  . ' options => \'{"chunk_time": "1ms"}\')',
+		final => 'completed',
+		complete => "SELECT lab.is_done('times = 1')",
+		held => 'batches.chunk',
+	},
+	{
+		# two processes: the points are those of whoever gets there first
+		name => 'backfill of a tree',
+		table => 'make_batches_tree',
+		submit => "SELECT refit.backfill('app.t', 'times = t.times + 1',"
+		  . ' options => \'{"chunk_time": "1ms", "workers": 2}\')',
+		final => 'completed',
+		complete => "SELECT lab.is_done('times = 1')",
+		held => 'batches.chunk',
+		sql => $on_tree,
+	},
+	{
+		name => 'purge',
+		table => 'make_batches',
+		submit => "SELECT refit.purge('app.t', 'id > 100000',"
+		  . ' options => \'{"chunk_time": "1ms"}\')',
+		final => 'completed',
+		complete => "SELECT lab.is_done('id <= 100000')",
+		held => 'batches.chunk',
+	},
+	{
+		# its statement has the table's name
+		name => 'batched',
+		table => 'make_batches',
+		submit => "SELECT refit.batched('app.t', 'INSERT INTO app.copied SELECT id FROM app.t"
+		  . ' WHERE id BETWEEN $1 AND $2\', options => \'{"chunk_time": "1ms"}\')',
+		final => 'completed',
+		complete => "SELECT lab.is_done('EXISTS (SELECT FROM app.copied c WHERE c.id = t.id)')",
+		held => 'batches.chunk',
+		without => [ 'rename', 'set schema' ],
 	},
 );
 
