@@ -86,17 +86,23 @@ set_pg_cron(bool ticks)
 	SPI_finish();
 }
 
+/* An ERROR where the caller's code must leave nothing behind. */
+static void
+check_unrestricted(void)
+{
+	if (InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot change a schedule within security-restricted "
+						"operation")));
+}
+
 /* An ERROR unless the caller may change a schedule. */
 static void
 check_rights(const RefitSchedule *s)
 {
 	Oid role = get_role_oid(s->role, true);
 
-	if (InSecurityRestrictedOperation())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("cannot change a schedule within security-restricted "
-						"operation")));
 	if (superuser() ||
 		(OidIsValid(role) && has_privs_of_role(GetUserId(), role)) ||
 		(get_rel_name(s->relid) != NULL && refit_owns_relation(s->relid)))
@@ -164,9 +170,12 @@ has_same_times(const RefitSchedule *s, const RefitSchedule *earlier)
 Datum
 refit_schedule(PG_FUNCTION_ARGS)
 {
-	RefitSchedule *s = read_arguments(fcinfo);
-	RefitSchedule *earlier = refit_schedule_load(s->name);
+	RefitSchedule *s;
+	RefitSchedule *earlier;
 
+	check_unrestricted();
+	s = read_arguments(fcinfo);
+	earlier = refit_schedule_load(s->name);
 	if (earlier != NULL)
 	{
 		check_rights(earlier);
@@ -187,8 +196,10 @@ Datum
 refit_unschedule(PG_FUNCTION_ARGS)
 {
 	char *name = text_needed(fcinfo, 0, "name");
-	RefitSchedule *s = refit_schedule_load(name);
+	RefitSchedule *s;
 
+	check_unrestricted();
+	s = refit_schedule_load(name);
 	if (s == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 						errmsg("schedule \"%s\" does not exist", name),

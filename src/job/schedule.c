@@ -22,13 +22,13 @@
 #include "job/schedule.h"
 #include "util/attempt.h"
 #include "util/calendar.h"
-#include "util/fault.h"
 #include "util/sqlutil.h"
 
 #define MOST_ARGUMENTS 2
 
-/* When to look again at a schedule that could not be looked at, in us. */
-#define LOOK_AGAIN (60 * USECS_PER_SEC)
+/* When to look again, in us: at what could not be begun; after an error. */
+#define LOOK_AGAIN (5 * USECS_PER_SEC)
+#define LOOK_AFTER_ERROR (60 * USECS_PER_SEC)
 
 /* An argument of the function that submits a kind. */
 typedef struct Argument
@@ -59,6 +59,16 @@ typedef struct Submission
 	const char *name; /* of the migration */
 	int64 id;
 } Submission;
+
+/* What a look does with a schedule. */
+typedef enum Action
+{
+	DO_NOTHING,
+	BEGIN_RUN,
+	END_WINDOW,
+	REOPEN_WINDOW,
+	LEAVE_OUT
+} Action;
 
 /* A schedule that is being looked at. */
 typedef struct Look
@@ -419,13 +429,14 @@ refit_schedule_save(const RefitSchedule *s)
 			  " search_path = excluded.search_path,"
 			  " settings = excluded.settings,"
 			  " scheduled_by = excluded.scheduled_by,"
+			  " waits = s.waits AND s.home = excluded.home,"
 			  " next_run = excluded.next_run, home = excluded.home,"
 			  " last_error = NULL",
 			  12, types, values, nulls);
 	SPI_finish();
 }
 
-/* Has the migration not ended yet? */
+/* Has the migration not ended yet?  One of another server never will. */
 static bool
 is_unfinished(int64 id)
 {
@@ -433,7 +444,7 @@ is_unfinished(int64 id)
 	Datum values[1] = {Int64GetDatum(id)};
 
 	return refit_sql_text("SELECT 1 FROM refit.migration WHERE id = $1"
-						  " AND finished_at IS NULL",
+						  " AND finished_at IS NULL AND home = refit._home()",
 						  1, types, values) != NULL;
 }
 
@@ -503,22 +514,56 @@ write_event(const RefitSchedule *s, int64 id, const char *message)
  * A look
  */
 
+/* What is to be done with it now, if anything. */
+static Action
+choose_action(const Look *look, const RefitSchedule *s)
+{
+	TimestampTz change;
+	bool open = is_open(s, look->now, &change);
+
+	if (!is_unfinished(s->last_migration))
+		return open && s->next_run <= look->now ? BEGIN_RUN : DO_NOTHING;
+	if (!open && !s->waits && strcmp(s->at_window_end, "finish") != 0)
+		return END_WINDOW;
+	if (open && s->waits)
+		return REOPEN_WINDOW;
+	return s->next_run <= look->now ? LEAVE_OUT : DO_NOTHING;
+}
+
+/* Will it probably go better in a moment? */
+static bool
+is_passing(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		   sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		   sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ||
+		   sqlerrcode == ERRCODE_QUERY_CANCELED;
+}
+
+/* The name of the migration that a run is. */
+static char *
+name_run(const Look *look)
+{
+	Oid types[2] = {TIMESTAMPTZOID, TEXTOID};
+	Datum values[2] = {TimestampTzGetDatum(look->now),
+					   CStringGetTextDatum("YYYY-MM-DD HH24:MI:SS.US")};
+
+	return psprintf("schedule/%s/%s", look->schedule->name,
+					refit_sql_text("SELECT to_char($1 AT TIME ZONE 'UTC', $2)",
+								   2, types, values));
+}
+
 /* Begins a run, or records why that cannot be. */
 static void
 begin_run(Look *look)
 {
 	RefitSchedule *s = look->schedule;
-	Oid types[2] = {TIMESTAMPTZOID, TEXTOID};
-	Datum values[2] = {TimestampTzGetDatum(look->now),
-					   CStringGetTextDatum("YYYY-MM-DD HH24:MI:SS.US")};
-	Submission submission = {.schedule = s};
-	ErrorData *error;
+	Submission submission = {.schedule = s, .name = name_run(look)};
+	ErrorData *error = refit_attempt(submit, &submission, true);
+	char *text = NULL;
 
-	submission.name =
-		psprintf("schedule/%s/%s", s->name,
-				 refit_sql_text("SELECT to_char($1 AT TIME ZONE 'UTC', $2)", 2,
-								types, values));
-	error = refit_attempt(submit, &submission, true);
+	if (error != NULL && is_passing(error->sqlerrcode))
+		return; /* it is still due */
 	s->waits = false;
 	s->next_run = next_due(s, look->now);
 	if (error == NULL)
@@ -527,15 +572,14 @@ begin_run(Look *look)
 		write_event(s, submission.id, psprintf("run of schedule %s", s->name));
 	}
 	else
+	{
+		text = psprintf("%s: %s", unpack_sql_state(error->sqlerrcode),
+						error->message);
 		write_event(s, 0,
 					psprintf("schedule %s could not begin a run: %s", s->name,
 							 error->message));
-	save_look(s, true,
-			  error != NULL
-				  ? psprintf("%s: %s", unpack_sql_state(error->sqlerrcode),
-							 error->message)
-				  : NULL);
-	REFIT_FAULT("schedule.begun");
+	}
+	save_look(s, true, text);
 }
 
 /* The window of a run under way has ended. */
@@ -543,15 +587,15 @@ static void
 end_window(Look *look)
 {
 	RefitSchedule *s = look->schedule;
+	bool cancels = strcmp(s->at_window_end, "cancel") == 0;
 
-	if (strcmp(s->at_window_end, "cancel") == 0)
-	{
+	if (cancels)
 		(void) refit_migration_cancel(s->last_migration);
-		write_event(s, s->last_migration, "cancelled: its time window ends");
-		return;
-	}
-	(void) refit_migration_pause(s->last_migration);
-	write_event(s, s->last_migration, "paused: its time window ends");
+	else
+		(void) refit_migration_pause(s->last_migration);
+	write_event(s, s->last_migration,
+				cancels ? "cancelled: its time window ends"
+						: "paused: its time window ends");
 	s->waits = true;
 	save_look(s, false, NULL);
 }
@@ -570,19 +614,60 @@ reopen_window(Look *look)
 
 /* What is due while a run is under way is left out. */
 static void
-look_at_run(Look *look, bool open)
+leave_out(Look *look)
 {
 	RefitSchedule *s = look->schedule;
 
-	if (!open && !s->waits && strcmp(s->at_window_end, "finish") != 0)
-		end_window(look);
-	else if (open && s->waits)
-		reopen_window(look);
-	if (s->next_run > look->now)
-		return;
 	s->next_run = next_due(s, look->now);
 	write_event(s, s->last_migration, "not begun again: it is not over yet");
 	save_look(s, false, NULL);
+}
+
+/* Does what is to be done with a schedule, unless somebody else does. */
+static void
+act_on(Look *look)
+{
+	Oid types[1] = {TEXTOID};
+	Datum values[1] = {CStringGetTextDatum(look->schedule->name)};
+	List *found =
+		read_rows("SELECT " COLUMNS " FROM refit.schedule WHERE name = $1"
+				  " AND home = refit._home() FOR UPDATE SKIP LOCKED",
+				  1, types, values);
+
+	if (found == NIL)
+		return;
+	look->schedule = linitial(found);
+	switch (choose_action(look, look->schedule))
+	{
+		case BEGIN_RUN:
+			begin_run(look);
+			break;
+		case END_WINDOW:
+			end_window(look);
+			break;
+		case REOPEN_WINDOW:
+			reopen_window(look);
+			break;
+		case LEAVE_OUT:
+			leave_out(look);
+			break;
+		case DO_NOTHING:
+			break;
+	}
+}
+
+/* When it will need a look again. */
+static TimestampTz
+look_again(const Look *look)
+{
+	const RefitSchedule *s = look->schedule;
+	TimestampTz change;
+	bool open = is_open(s, look->now, &change);
+
+	if (s->next_run > look->now)
+		return Min(s->next_run, change);
+	return open || is_unfinished(s->last_migration) ? look->now + LOOK_AGAIN
+													: change;
 }
 
 /* Looks at one schedule. */
@@ -590,17 +675,10 @@ static void
 look_at(void *arg)
 {
 	Look *look = arg;
-	RefitSchedule *s = look->schedule;
-	TimestampTz change;
-	bool open = is_open(s, look->now, &change);
 
-	if (is_unfinished(s->last_migration))
-		look_at_run(look, open);
-	else if (open && s->next_run <= look->now)
-		begin_run(look);
-	look->again = s->next_run > look->now ? s->next_run : DT_NOEND;
-	if (s->window != NULL)
-		look->again = Min(look->again, change);
+	if (choose_action(look, look->schedule) != DO_NOTHING)
+		act_on(look);
+	look->again = look_again(look);
 }
 
 /* Begins what is due in this database. */
@@ -611,8 +689,7 @@ refit_schedule_look(void)
 	ListCell *lc;
 
 	foreach(lc, read_rows("SELECT " COLUMNS " FROM refit.schedule"
-						  " WHERE home = refit._home() ORDER BY name"
-						  " FOR UPDATE SKIP LOCKED",
+						  " WHERE home = refit._home() ORDER BY name",
 						  0, NULL, NULL))
 	{
 		Look look = {.schedule = lfirst(lc), .now = GetCurrentTimestamp()};
@@ -622,7 +699,7 @@ refit_schedule_look(void)
 		{
 			error->elevel = LOG;
 			ThrowErrorData(error);
-			look.again = look.now + LOOK_AGAIN;
+			look.again = look.now + LOOK_AFTER_ERROR;
 		}
 		result = Min(result, look.again);
 	}

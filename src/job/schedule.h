@@ -14,8 +14,8 @@
  *
  * The clock is the launcher's, which has the database looked at when something is
  * due; or pg_cron's, where it has our job.  Either only says that it is time to
- * look: what is due stands in the table, whose rows are locked while they are
- * looked at, so that two looks at once are one.
+ * look: what is due stands in the table.  A row is locked, and read again, before
+ * anything is done about it, so that two looks at once are one.
  *
  * A look is one transaction, with a subtransaction for each schedule; that a run
  * was begun and when the next one is due commit together.  Whatever dies in it,

@@ -45,7 +45,7 @@ sub wait_runs
 		  . " WHERE name LIKE 'schedule/$name/%' AND state = 'completed'");
 }
 
-my $node = new_node('clock');
+my $node = new_node('clock', conf => "refit.lock_timeout = '1s'");
 $node->start;
 $node->safe_psql('postgres', <<'SQL');
 CREATE EXTENSION pg_refit;
@@ -90,6 +90,28 @@ SELECT (SELECT count(*) FROM refit.migrations WHERE name LIKE 'schedule/hour/%')
 FROM refit.schedules
 SQL
 $node->safe_psql('postgres', "SELECT refit.unschedule('hour')");
+
+# A table that is locked when a run is due: it begins when the lock is gone.
+my $holder = $node->background_psql('postgres');
+$holder->query_safe('BEGIN; LOCK TABLE t;');
+$node->safe_psql('postgres', <<'SQL');
+BEGIN;
+INSERT INTO refit.schedule (name, relid, kind, arguments, options, every, at_window_end,
+	search_path, settings, home, scheduled_by, next_run)
+SELECT 'locked', 't', 'purge', '{"where_clause": "false"}', '{}', '1 day', 'pause',
+	'public', refit._settings(), refit._home(), current_user, now();
+SELECT refit._tick();
+COMMIT;
+SQL
+my $waiting = "FROM pg_locks WHERE NOT granted AND relation = 't'::regclass";
+wait_for($node, 'postgres', 'a look waits', "SELECT count(*) > 0 $waiting");
+wait_for($node, 'postgres', 'and gives up', "SELECT count(*) = 0 $waiting");
+$holder->query_safe('COMMIT;');
+$holder->quit;
+wait_runs($node, 'locked', 1);
+is($node->safe_psql('postgres', 'SELECT last_state, last_error FROM refit.schedules'),
+	'completed|', 'a lock in the way is no refusal');
+$node->safe_psql('postgres', "SELECT refit.unschedule('locked')");
 
 # A window that begins and ends by the clock.  The run would go on.
 $node->safe_psql('postgres', 'SELECT refit.throttle(1)');
