@@ -7,6 +7,8 @@
 #   make test-assert     the tests on a PostgreSQL built with assertions
 #   make test-valgrind   some tests under valgrind
 #   make test-faults     every fault at every point of every kind of migration
+#   make bench          figures beside other tools', docs/benchmarks.md
+#   make bench-short    the same in five minutes, on the terminal only
 #   make soak            random migrations under load until stopped
 #   make lint            the rule scripts of test/ci, format among them
 #   make format          rewrite the C files as clang-format wants them
@@ -65,6 +67,9 @@ test-regress test-isolation test-pgtap test-tap:
 test-faults:
 	$(top)test/faults/run
 
+bench-short:
+	$(top)test/bench/run --short
+
 lint:
 	$(top)test/ci/run
 
@@ -74,7 +79,7 @@ format:
 check-format:
 	$(top)test/ci/format.sh
 
-.PHONY: test test-regress test-isolation test-pgtap test-tap test-faults lint format check-format
+.PHONY: test test-regress test-isolation test-pgtap test-tap test-faults bench-short lint format check-format
 
 # Verbs whose script is in the tree.
 define script_verb

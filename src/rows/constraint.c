@@ -408,9 +408,11 @@ begin_check(RefitMigration *m, Owed *owed, Relation rel)
 /*
  * Marks the constraint valid and takes it off the list; with it the rows that
  * PostgreSQL has for each partition of the table which a foreign key refers to.
- * The caller has SHARE UPDATE EXCLUSIVE, if the constraint is there.
+ * The caller has SHARE UPDATE EXCLUSIVE, if the constraint is there.  With the
+ * last one the phase ends, in the same transaction: what is valid is not called
+ * cancelled.
  */
-static void
+static RefitOutcome
 settle(RefitMigration *m, const Owed *owed)
 {
 	const RefitConstraint *c = &owed->constraint;
@@ -438,6 +440,7 @@ settle(RefitMigration *m, const Owed *owed)
 	m->progress.cursor_end = 0;
 	CommandCounterIncrement();
 	REFIT_FAULT("validate.settled");
+	return next_owed(m) == NULL ? REFIT_NEXT : REFIT_MORE;
 }
 
 /* Nobody has added the constraint but its user, who asks for it and drops it. */
@@ -447,6 +450,8 @@ refuse_dropped(const RefitMigration *m, const Owed *owed)
 	if (strcmp(m->kind, "validate_constraint") != 0 ||
 		owed->constraint.relid != m->relid)
 		return;
+	AcceptInvalidationMessages(); /* it may be the table that was dropped */
+	(void) refit_relation_owner(m->relid);
 	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 					errmsg("constraint \"%s\" of relation %s was dropped while "
 						   "its rows were checked",
@@ -472,8 +477,7 @@ end_check(RefitMigration *m, RefitBudget *budget, Owed *owed, Relation rel)
 		rel->rd_rel->relkind == RELKIND_RELATION &&
 		!check_moved_rows(m, budget, owed, rel))
 		return REFIT_MORE;
-	settle(m, owed);
-	return REFIT_MORE;
+	return settle(m, owed);
 }
 
 /* How far it is, for people. */
@@ -522,10 +526,7 @@ refit_constraint_step(RefitMigration *m, RefitBudget *budget)
 	if (!OidIsValid(owed->constraint.oid))
 		refuse_dropped(m, owed);
 	if (!OidIsValid(owed->constraint.oid) || owed->valid)
-	{
-		settle(m, owed);
-		return REFIT_MORE;
-	}
+		return settle(m, owed);
 	if (m->progress.cursor_end == 0 && owe_children(m, owed))
 		return REFIT_MORE;
 	return check_step(m, budget, owed);

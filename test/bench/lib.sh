@@ -165,6 +165,17 @@ bench_row()
 		echo "$row|${#bench_ours[@]}" >>"$REFIT_BENCH_RESULTS"
 }
 
+# Is this program there?
+bench_has() { command -v "$1" >/dev/null; }
+
+# bench_miss WHAT PEER TARGET: a row without figures, for a peer that is not there.
+bench_miss()
+{
+	bench_print "$1|-|$2|not here|-|$3|0"
+	[ -z "${REFIT_BENCH_RESULTS:-}" ] ||
+		echo "$1|-|$2|not here|-|$3|0" >>"$REFIT_BENCH_RESULTS"
+}
+
 # A row as a line on the terminal.
 bench_print()
 {
