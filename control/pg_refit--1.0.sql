@@ -394,6 +394,18 @@ RETURNS text LANGUAGE C AS 'MODULE_PATHNAME', 'refit_wait';
 CREATE FUNCTION refit.require(name text)
 RETURNS text LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_require';
 
+-- What migrations that are over, and other tools, have left behind; and removing
+-- what is ours.
+CREATE FUNCTION refit.leftovers(OUT kind text, OUT object text,
+	OUT relation text, OUT migration_id bigint, OUT made_by text,
+	OUT what_to_do text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'refit_leftovers';
+
+CREATE FUNCTION refit.clean_leftovers(OUT kind text, OUT object text,
+	OUT relation text, OUT migration_id bigint, OUT made_by text,
+	OUT result text)
+RETURNS SETOF record LANGUAGE C AS 'MODULE_PATHNAME', 'refit_clean_leftovers';
+
 -- One step of a migration in the caller's transaction: what refit.run() and
 -- nobody else calls.  Returns how long to rest in milliseconds, or -1 when
 -- there is nothing more to do for this session.

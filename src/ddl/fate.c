@@ -33,23 +33,8 @@
 #include "job/catalog.h"
 #include "util/sqlutil.h"
 
-/* The tables of a migration's command with their TOAST tables. */
-#define TABLES                                                              \
-	"(SELECT t.oid FROM pg_catalog.pg_class t WHERE t.oid = ANY (w.relids)" \
-	" UNION SELECT t.reltoastrelid FROM pg_catalog.pg_class t"              \
-	"  WHERE t.oid = ANY (w.relids) AND t.reltoastrelid <> 0)"
-
-/* Indexes that the command has made or renamed, and not finished. */
-#define DEBRIS                                                                  \
-	" FROM refit.command w JOIN pg_catalog.pg_index i ON i.indrelid IN " TABLES \
-	" JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid"                       \
-	" WHERE w.id = $1 AND NOT (i.indisvalid AND i.indisready"                   \
-	"  AND i.indislive)"                                                        \
-	" AND CASE WHEN w.name IS NOT NULL"                                         \
-	"  THEN c.relname = w.name AND c.oid <> ALL (w.known)"                      \
-	"  WHEN c.oid = ANY (w.targets) THEN c.relname ~ '_ccold[0-9]*$'"           \
-	"  ELSE c.oid <> ALL (w.known)"                                             \
-	"   AND c.relname ~ '_cc(new|old)[0-9]*$' END"
+/* Of this migration. */
+#define DEBRIS REFIT_DEBRIS_FROM " AND w.id = $1"
 
 /* Writes the row with a query of id $1, relation $2, object $3 and name $4. */
 static void

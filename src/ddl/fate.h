@@ -17,6 +17,26 @@
 
 #include "ddl/statement.h"
 
+/* The tables of a command w with their TOAST tables. */
+#define REFIT_COMMAND_TABLES                                                \
+	"(SELECT t.oid FROM pg_catalog.pg_class t WHERE t.oid = ANY (w.relids)" \
+	" UNION SELECT t.reltoastrelid FROM pg_catalog.pg_class t"              \
+	"  WHERE t.oid = ANY (w.relids) AND t.reltoastrelid <> 0)"
+
+/*
+ * FROM and WHERE of the indexes c, i that commands w have made or renamed, and not
+ * finished.
+ */
+#define REFIT_DEBRIS_FROM                                                                     \
+	" FROM refit.command w JOIN pg_catalog.pg_index i ON i.indrelid IN " REFIT_COMMAND_TABLES \
+	" JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid"                                     \
+	" WHERE NOT (i.indisvalid AND i.indisready AND i.indislive)"                              \
+	" AND CASE WHEN w.name IS NOT NULL"                                                       \
+	"  THEN c.relname = w.name AND c.oid <> ALL (w.known)"                                    \
+	"  WHEN c.oid = ANY (w.targets) THEN c.relname ~ '_ccold[0-9]*$'"                         \
+	"  ELSE c.oid <> ALL (w.known)"                                                           \
+	"   AND c.relname ~ '_cc(new|old)[0-9]*$' END"
+
 typedef enum RefitFate
 {
 	REFIT_FATE_UNKNOWN, /* it was never begun */

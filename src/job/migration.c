@@ -1609,8 +1609,8 @@ refit_migration_submit(const RefitSubmission *s)
 }
 
 /* Is the migration over? */
-static bool
-is_finished(const RefitMigration *m)
+bool
+refit_migration_is_over(const RefitMigration *m)
 {
 	return strcmp(m->state, "completed") == 0 ||
 		   strcmp(m->state, "cancelled") == 0 ||
@@ -1652,7 +1652,7 @@ refit_migration_pause(int64 id)
 
 	if (strcmp(m->state, "paused") == 0)
 		return m->state;
-	if (is_finished(m))
+	if (refit_migration_is_over(m))
 		refuse(m, "paused", "It is over.");
 	if (!refit_migration_claim(id, false))
 		return ask_worker(m, "pause");
@@ -1668,7 +1668,7 @@ refit_migration_resume(int64 id)
 
 	if (is_requested(m, "pause"))
 		return ask_worker(m, NULL);
-	if (is_finished(m))
+	if (refit_migration_is_over(m))
 		refuse(m, "resumed", "To start it again use refit.retry().");
 	if (strcmp(m->state, "paused") == 0)
 		set_state(m, "queued");
@@ -1694,8 +1694,9 @@ refit_migration_cancel(int64 id)
 
 	if (strcmp(m->state, "cancelled") == 0)
 		return m->state;
-	if (is_finished(m) || (m->phase != NULL && find_phase(m)->after_cutover &&
-						   !refit_catalog_is_given_up(m)))
+	if (refit_migration_is_over(m) ||
+		(m->phase != NULL && find_phase(m)->after_cutover &&
+		 !refit_catalog_is_given_up(m)))
 		refuse(m, "cancelled",
 			   "The new definition is in place already.  In its revert window "
 			   "refit.revert() puts the old one back.");
@@ -1754,7 +1755,7 @@ refit_migration_cutover(int64 id)
 {
 	RefitMigration *m = load_for_control(id);
 
-	if (is_finished(m) || strcmp(m->cutover, "manual") != 0)
+	if (refit_migration_is_over(m) || strcmp(m->cutover, "manual") != 0)
 		refuse(m, "cut over",
 			   "This is for migrations submitted with cutover => 'manual'.");
 	set_request(m, "cutover");

@@ -59,6 +59,9 @@ extern int refit_migration_failed(int64 id, const ErrorData *edata);
  */
 extern int refit_migration_help(int64 id);
 
+/* Is it in a state that nothing follows by itself? */
+extern bool refit_migration_is_over(const RefitMigration *m);
+
 /* Claims.  refit_migration_claim does not wait. */
 extern bool refit_migration_claim(int64 id, bool for_session);
 extern void refit_migration_release(int64 id);

@@ -79,6 +79,7 @@
 #include "ddl/command.h"
 #include "guc.h"
 #include "job/launcher.h"
+#include "job/leftovers.h"
 #include "job/migration.h"
 #include "job/schedule.h"
 #include "job/worker.h"
@@ -672,6 +673,44 @@ try_session_lock(LOCKTAG tag)
 		   LOCKACQUIRE_NOT_AVAIL;
 }
 
+/* Removes what is left of migrations that are over, one at a time. */
+static void
+clean_leftover(Work *work)
+{
+	ListCell *lc;
+
+	work->done = true;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, refit_leftovers_list(GetUserId()))
+	{
+		RefitLeftover *leftover = lfirst(lc);
+
+		if (leftover->id == 0 || !refit_leftovers_remove(leftover))
+			continue;
+		work->done = false; /* there may be more: in the next transaction */
+		break;
+	}
+	PopActiveSnapshot();
+}
+
+/*
+ * Cleans up, once in the life of the process that looks at a database.  What is in
+ * use is left for the next one; an error is news for the log.
+ */
+static void
+clean_leftovers(Work *work)
+{
+	do
+	{
+		ErrorData *error = run_transaction(work, clean_leftover);
+
+		if (error == NULL)
+			continue;
+		log_error(error);
+		return;
+	} while (!work->done && !work->gone);
+}
+
 /* Becomes the one scan worker that stays in this database. */
 static void
 claim_scan(Work *work)
@@ -1090,5 +1129,7 @@ refit_scan_main(Datum arg)
 	work = make_work();
 	scan_database(work);
 	refit_launcher_scan_done(task.scan_number);
+	if (task.scan_number != 0)
+		clean_leftovers(work);
 	work_to_the_end(work);
 }
