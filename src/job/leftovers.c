@@ -227,17 +227,29 @@ lock_table(RefitMigration *m, const RefitLeftover *leftover)
 	return refit_polite_lock_try(m, locks);
 }
 
-/* Is it still there, now that the lock is held? */
+/*
+ * Can it be removed, now that the lock is held?  A work schema has what the
+ * migration's triggers write to: as long as there is one, no client could write to
+ * the table without it.
+ */
 static bool
-is_still_there(const RefitLeftover *leftover)
+can_be_removed(const RefitLeftover *leftover)
 {
+	bool is_schema = strcmp(leftover->kind, "work schema") == 0;
+	bool found = false;
 	ListCell *lc;
 
 	foreach(lc, refit_leftovers_list(BOOTSTRAP_SUPERUSERID))
-		if (((RefitLeftover *) lfirst(lc))->objid == leftover->objid &&
-			strcmp(((RefitLeftover *) lfirst(lc))->kind, leftover->kind) == 0)
-			return true;
-	return false;
+	{
+		const RefitLeftover *l = lfirst(lc);
+
+		if (is_schema && l->id == leftover->id &&
+			strcmp(l->kind, "capture trigger") == 0)
+			return false;
+		if (l->objid == leftover->objid && strcmp(l->kind, leftover->kind) == 0)
+			found = true;
+	}
+	return found;
 }
 
 /* Drops something that PostgreSQL knows as an object. */
@@ -258,7 +270,7 @@ refit_leftovers_remove(const RefitLeftover *leftover)
 		.id = leftover->id, .relid = leftover->relid, .leaf = leftover->relid};
 
 	if (!is_over(m.id) || (OidIsValid(m.relid) && !lock_table(&m, leftover)) ||
-		!is_still_there(leftover))
+		!can_be_removed(leftover))
 		return false;
 	REFIT_FAULT("leftovers.locked");
 	if (strcmp(leftover->kind, "work schema") == 0)
