@@ -544,7 +544,8 @@ RETURN (SELECT s.begins + (s.ends - s.begins)
 		('mirror', 'install', 0, 1), ('mirror', 'divide', 1, 1),
 		('mirror', 'batches', 1, 99), ('unmirror', 'detach', 0, 99),
 		('instant', 'alter', 0, 99), ('ddl', 'ddl', 0, 99),
-		('command', 'command', 0, 99), ('batches', 'batches', 0, 99),
+		('command', 'command', 0, 99),
+		('concurrently', 'concurrently', 0, 99), ('batches', 'batches', 0, 99),
 		(NULL, 'settle', 99, 99),
 		(NULL, 'window', 99, 99), (NULL, 'recheck', 10, 90),
 		(NULL, 'references', 90, 90), (NULL, 'revert', 90, 99), (NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)

@@ -50,6 +50,7 @@
 #include "ddl/ddl.h"
 #include "ddl/fate.h"
 #include "guc.h"
+#include "index/concurrent.h"
 #include "job/catalog.h"
 #include "job/migration.h"
 #include "job/worker.h"
@@ -130,6 +131,8 @@ static const Phase phases[] = {
 	{"ddl", "cleanup", refit_ddl_cleanup, true},
 	{"command", "command", refit_ddl_command_step, false},
 	{"command", "cleanup", refit_ddl_cleanup, true},
+	{"concurrently", "concurrently", refit_concurrent_step, false},
+	{"concurrently", "cleanup", refit_ddl_cleanup, true},
 	{"instant", "alter", refit_alter_step, false},
 	{"instant", "cleanup", refit_build_cleanup, true},
 	{"validate", "alter", refit_alter_step, false},
@@ -796,7 +799,8 @@ open_window(RefitMigration *m)
 static bool
 needs_worker(const Phase *phase)
 {
-	return phase->step == refit_ddl_command_step;
+	return phase->step == refit_ddl_command_step ||
+		   phase->step == refit_concurrent_step;
 }
 
 /* Is there an invalid index of a command, which a pause would leave for long? */
