@@ -316,6 +316,7 @@ run_pending(MemoryContext context)
 	fmgr_hook = restrict_function;
 	execute(pending);
 	unlock_tables(pending);
+	REFIT_FAULT("command.returned");
 }
 
 /* Runs the command, outside of any transaction. */

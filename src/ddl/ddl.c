@@ -531,6 +531,16 @@ refit_ddl_work_command(RefitMigration *m, RefitBudget *budget,
 	return begin_run(m, budget, s);
 }
 
+/* Has its command got to its end? */
+bool
+refit_ddl_is_done(const RefitMigration *m)
+{
+	RefitStatement s = {0};
+
+	s.node = linitial_node(RawStmt, refit_sql_parse(m->definition))->stmt;
+	return refit_fate_read(m, &s) == REFIT_FATE_DONE;
+}
+
 /* Phase command of a statement as it stands in the definition. */
 RefitOutcome
 refit_ddl_command_step(RefitMigration *m, RefitBudget *budget)

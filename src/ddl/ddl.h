@@ -34,6 +34,9 @@ extern char *refit_ddl_plan(RefitMigration *m);
 /* The role that submitted the migration; an ERROR when it is gone. */
 extern Oid refit_ddl_role(const RefitMigration *m);
 
+/* Has the command of a migration got to its end: is it too late to cancel it? */
+extern bool refit_ddl_is_done(const RefitMigration *m);
+
 /* Steps. */
 extern RefitOutcome refit_ddl_step(RefitMigration *m, RefitBudget *budget);
 extern RefitOutcome refit_ddl_command_step(RefitMigration *m,

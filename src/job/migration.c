@@ -803,6 +803,16 @@ needs_worker(const Phase *phase)
 		   phase->step == refit_concurrent_step;
 }
 
+/* Is the change in place already? */
+static bool
+is_too_late(const RefitMigration *m)
+{
+	const Phase *phase = find_phase(m);
+
+	return phase->after_cutover ||
+		   (needs_worker(phase) && refit_ddl_is_done(m));
+}
+
 /* Is there an invalid index of a command, which a pause would leave for long? */
 static bool
 must_tidy_up(const RefitMigration *m)
@@ -840,7 +850,7 @@ obey_request(RefitMigration *m)
 	else if (is_requested(m, "cancel"))
 	{
 		set_request(m, NULL);
-		if (find_phase(m)->after_cutover)
+		if (is_too_late(m))
 			return false;
 		set_state(m, "running");
 		set_goal(m, "cancelled");
@@ -1699,8 +1709,7 @@ refit_migration_cancel(int64 id)
 	if (strcmp(m->state, "cancelled") == 0)
 		return m->state;
 	if (refit_migration_is_over(m) ||
-		(m->phase != NULL && find_phase(m)->after_cutover &&
-		 !refit_catalog_is_given_up(m)))
+		(m->phase != NULL && is_too_late(m) && !refit_catalog_is_given_up(m)))
 		refuse(m, "cancelled",
 			   "The new definition is in place already.  In its revert window "
 			   "refit.revert() puts the old one back.");
