@@ -25,6 +25,9 @@ SELECT is(pg_temp.signature(name), signature, 'refit.' || name) FROM (VALUES
 	('backfill', 'relation regclass, set_clause text, where_clause text DEFAULT NULL::text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
 	('purge', 'relation regclass, where_clause text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
 	('batched', 'relation regclass, statement text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('ddl', 'statement text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('leftovers', 'OUT kind text, OUT object text, OUT relation text, OUT migration_id bigint, OUT made_by text, OUT what_to_do text -> SETOF record'),
+	('clean_leftovers', 'OUT kind text, OUT object text, OUT relation text, OUT migration_id bigint, OUT made_by text, OUT result text -> SETOF record'),
 	('pause', 'id bigint -> text'),
 	('revert', 'id bigint -> text'),
 	('finish', 'id bigint -> text'),
@@ -51,13 +54,15 @@ SELECT is(count(*), 0::bigint, 'no function of ours is SECURITY DEFINER') FROM p
 	WHERE pronamespace = 'refit'::regnamespace AND prosecdef;
 
 -- views: the columns that must be there, and who may read them
-SELECT views_are('refit', '{events,migrations,mirrors,progress,schedules,signals}'::name[]);
+SELECT views_are('refit', '{events,lock_attempts,migrations,mirrors,progress,schedules,signals}'::name[]);
 SELECT has_column('refit', 'progress', c::name, 'refit.progress.' || c) FROM unnest(string_to_array(
 	'id name kind relation strategy state phase percent bar rows_done rows_total bytes_done bytes_total rows_per_second eta pending_changes throttled_by waiting_for worker_pid started_at phase_started_at message', ' ')) c;
 SELECT has_column('refit', 'migrations', c::name, 'refit.migrations.' || c) FROM unnest(string_to_array(
 	'id name kind relation definition strategy state submitted_by created_at started_at finished_at rows bytes cutover_lock_ms cutover_attempts verified_rows discrepancies error_code error_message error_detail revertible_until', ' ')) c;
 SELECT has_column('refit', 'events', c::name, 'refit.events.' || c)
 	FROM unnest(string_to_array('at migration_id kind phase message detail', ' ')) c;
+SELECT has_column('refit', 'lock_attempts', c::name, 'refit.lock_attempts.' || c)
+	FROM unnest(string_to_array('at migration_id phase granted waited_ms queued_ms locks blocked_by queued_behind_us', ' ')) c;
 SELECT has_column('refit', 'signals', c::name, 'refit.signals.' || c)
 	FROM unnest(string_to_array('signal value soft_limit hard_limit unit state reason', ' ')) c;
 SELECT has_column('refit', 'mirrors', c::name, 'refit.mirrors.' || c) FROM unnest(string_to_array(
