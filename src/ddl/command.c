@@ -45,6 +45,7 @@
 
 #include "ddl/command.h"
 #include "guc.h"
+#include "util/attempt.h"
 #include "util/fault.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
@@ -287,23 +288,6 @@ execute(const RefitCommand *c)
 	CommitTransactionCommand();
 }
 
-/* Ends whatever transaction the error came from; its copy. */
-static ErrorData *
-abort_command(MemoryContext context)
-{
-	ErrorData *error;
-
-	HOLD_INTERRUPTS();
-	MemoryContextSwitchTo(context);
-	error = CopyErrorData();
-	disable_all_timeouts(false);
-	QueryCancelPending = false;
-	AbortCurrentTransaction();
-	FlushErrorState();
-	RESUME_INTERRUPTS();
-	return error;
-}
-
 /* Locks, settings, the command; an ERROR leaves the rest to clean_up. */
 static void
 run_pending(MemoryContext context)
@@ -339,7 +323,7 @@ refit_command_run(MemoryContext context)
 	}
 	PG_CATCH();
 	{
-		error = abort_command(context);
+		error = refit_abort_transaction(context);
 	}
 	PG_END_TRY();
 	needs_fmgr_hook = earlier_needs;

@@ -15,7 +15,6 @@
  */
 #include "postgres.h"
 
-#include "commands/defrem.h"
 #include "nodes/parsenodes.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
@@ -85,22 +84,6 @@ hint_for_server(const Node *node)
 	}
 }
 
-/* Does VACUUM have the option FULL? */
-static bool
-is_full(const VacuumStmt *stmt)
-{
-	ListCell *lc;
-
-	foreach(lc, stmt->options)
-	{
-		DefElem *option = lfirst_node(DefElem, lc);
-
-		if (strcmp(option->defname, "full") == 0 && defGetBoolean(option))
-			return true;
-	}
-	return false;
-}
-
 /* Does the statement drop us? */
 static bool
 drops_extension(const DropStmt *stmt)
@@ -123,12 +106,17 @@ hint_for_long_lock(const Node *node)
 		case T_ClusterStmt:
 			return HINT_REPACK;
 		case T_VacuumStmt:
-			return is_full((const VacuumStmt *) node) ? HINT_REPACK : NULL;
+			return refit_statement_has_option(
+					   ((const VacuumStmt *) node)->options, "full")
+					   ? HINT_REPACK
+					   : NULL;
 		case T_ReindexStmt:
-			if (!refit_statement_is_concurrent((const ReindexStmt *) node))
-				return HINT_REINDEX;
-			return ((const ReindexStmt *) node)->relation == NULL ? HINT_REINDEX
-																  : NULL;
+			return ((const ReindexStmt *) node)->relation != NULL &&
+						   refit_statement_has_option(
+							   ((const ReindexStmt *) node)->params,
+							   "concurrently")
+					   ? NULL
+					   : HINT_REINDEX;
 		case T_AlterTableMoveAllStmt:
 			return "Move the tables one by one.";
 		case T_DropStmt:

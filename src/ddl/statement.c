@@ -38,17 +38,17 @@
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
-/* Does REINDEX say CONCURRENTLY? */
+/* Is this among the options, and not switched off? */
 bool
-refit_statement_is_concurrent(const ReindexStmt *stmt)
+refit_statement_has_option(const List *options, const char *name)
 {
 	ListCell *lc;
 
-	foreach(lc, stmt->params)
+	foreach(lc, options)
 	{
-		DefElem *param = lfirst_node(DefElem, lc);
+		DefElem *option = lfirst_node(DefElem, lc);
 
-		if (strcmp(param->defname, "concurrently") == 0 && defGetBoolean(param))
+		if (strcmp(option->defname, name) == 0 && defGetBoolean(option))
 			return true;
 	}
 	return false;

@@ -43,8 +43,8 @@ extern void refit_statement_resolve(RefitStatement *s);
 /* Would a lock of the statement stop writers, or readers? */
 extern bool refit_statement_stops_clients(const RefitStatement *s);
 
-/* Does REINDEX say CONCURRENTLY? */
-extern bool refit_statement_is_concurrent(const ReindexStmt *stmt);
+/* Is this among the options of a command in parentheses, and not switched off? */
+extern bool refit_statement_has_option(const List *options, const char *name);
 
 /* The partition that ALTER TABLE detaches concurrently, or NULL. */
 extern PartitionCmd *refit_statement_detaches(const Node *node);

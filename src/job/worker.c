@@ -84,6 +84,7 @@
 #include "job/schedule.h"
 #include "job/worker.h"
 #include "refit.h"
+#include "util/attempt.h"
 #include "util/fault.h"
 #include "util/sqlutil.h"
 
@@ -537,24 +538,6 @@ add_error_context(void *arg)
 	errcontext("pg_refit migration " INT64_FORMAT, *(int64 *) arg);
 }
 
-/* Ends a transaction that failed.  Returns its error, in the given context. */
-static ErrorData *
-abort_transaction(MemoryContext context)
-{
-	ErrorData *error;
-
-	HOLD_INTERRUPTS();
-	MemoryContextSwitchTo(context);
-	error = CopyErrorData();
-	disable_all_timeouts(false);
-	QueryCancelPending = false;
-	AbortCurrentTransaction();
-	FlushErrorState();
-	RESUME_INTERRUPTS();
-	MemoryContextSwitchTo(context);
-	return error;
-}
-
 /*
  * The body of run_transaction.  The function sets the snapshot that it needs,
  * so that a step can be without one while it waits.
@@ -594,7 +577,7 @@ run_transaction(Work *work, WorkFunction function)
 	}
 	PG_CATCH();
 	{
-		error = abort_transaction(work->context);
+		error = refit_abort_transaction(work->context);
 	}
 	PG_END_TRY();
 	return error;

@@ -16,4 +16,10 @@
  */
 extern ErrorData *refit_attempt(void (*function)(void *), void *arg, bool keep);
 
+/*
+ * Within PG_CATCH of a background worker: ends the transaction that failed.  Its
+ * error, in the given context, which outlives it.
+ */
+extern ErrorData *refit_abort_transaction(MemoryContext context);
+
 #endif /* REFIT_ATTEMPT_H */
