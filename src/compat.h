@@ -24,6 +24,7 @@
 #include "commands/defrem.h"
 #include "executor/executor.h"
 #include "storage/bufmgr.h"
+#include "tcop/pquery.h"
 #include "utils/typcache.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -245,5 +246,21 @@ refit_extend_by_page(Relation rel)
 	UnlockReleaseBuffer(buffer);
 	return result;
 }
+
+/* 18 dropped the parameter that said that a portal is run once. */
+static inline void
+refit_portal_run(Portal portal, DestReceiver *dest)
+{
+#if PG_VERSION_NUM >= 180000
+	(void) PortalRun(portal, FETCH_ALL, true, dest, dest, NULL);
+#else
+	(void) PortalRun(portal, FETCH_ALL, true, true, dest, dest, NULL);
+#endif
+}
+
+/* 19 has CLUSTER and VACUUM FULL in one statement with REPACK. */
+#if PG_VERSION_NUM >= 190000
+#define T_ClusterStmt T_RepackStmt
+#endif
 
 #endif /* REFIT_COMPAT_H */

@@ -43,6 +43,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+#include "compat.h"
 #include "ddl/command.h"
 #include "guc.h"
 #include "util/attempt.h"
@@ -262,40 +263,51 @@ unlock_tables(const RefitCommand *c)
 	}
 }
 
-/* The command, as the main loop of a backend would run it. */
-static void
-execute(const RefitCommand *c)
+/* A statement as portals want it. */
+static PlannedStmt *
+wrap(Node *node)
 {
 	PlannedStmt *wrapper = makeNode(PlannedStmt);
 
 	wrapper->commandType = CMD_UTILITY;
 	wrapper->canSetTag = true;
-	wrapper->utilityStmt = c->node;
+	wrapper->utilityStmt = node;
 	wrapper->stmt_location = -1;
+	return wrapper;
+}
+
+/*
+ * The command, as the main loop of a backend would run it: in a portal, which
+ * outlives the transactions that it commits, and which the functions of event
+ * triggers need.
+ */
+static void
+execute(const RefitCommand *c)
+{
+	Portal portal;
 
 	SetUserIdAndSecContext(c->role, 0);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	MemoryContextSwitchTo(PortalContext);
-	if (PlannedStmtRequiresSnapshot(wrapper))
-		PushActiveSnapshot(GetTransactionSnapshot());
 	REFIT_FAULT("command.started");
-	ProcessUtility(wrapper, c->text, false, PROCESS_UTILITY_TOPLEVEL, NULL,
-				   NULL, None_Receiver, NULL);
+	MemoryContextSwitchTo(pending_context);
+	portal = CreatePortal("", true, true);
+	portal->visible = false;
+	PortalDefineQuery(portal, NULL, c->text, CreateCommandTag(c->node),
+					  list_make1(wrap(c->node)), NULL);
+	PortalStart(portal, NULL, 0, InvalidSnapshot);
+	refit_portal_run(portal, None_Receiver);
+	PortalDrop(portal, false);
 	REFIT_FAULT("command.ended");
-	if (ActiveSnapshotSet())
-		PopActiveSnapshot();
 	CommitTransactionCommand();
 }
 
 /* Locks, settings, the command; an ERROR leaves the rest to clean_up. */
 static void
-run_pending(MemoryContext context)
+run_pending(void)
 {
 	lock_tables(pending);
 	set_up_session(pending);
-	PortalContext = AllocSetContextCreate(context, "pg_refit portal",
-										  ALLOCSET_DEFAULT_SIZES);
 	needs_fmgr_hook = needs_restriction;
 	fmgr_hook = restrict_function;
 	execute(pending);
@@ -319,7 +331,7 @@ refit_command_run(MemoryContext context)
 	callers = NULL;
 	PG_TRY();
 	{
-		run_pending(context);
+		run_pending();
 	}
 	PG_CATCH();
 	{
@@ -331,7 +343,6 @@ refit_command_run(MemoryContext context)
 	SetUserIdAndSecContext(userid, sec_context);
 	reset_session(pending);
 	MemoryContextSwitchTo(context);
-	PortalContext = NULL;
 	debug_query_string = NULL;
 	pgstat_report_stat(false);
 	ended_id = pending->id;

@@ -1104,7 +1104,8 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 			forget_error(m);
 		open_window(m);
 	}
-	m->progress.errors = 0;
+	if (!needs_worker(phase) || outcome != REFIT_WAIT)
+		m->progress.errors = 0; /* of a command: once it has succeeded */
 	m->progress.deaths = 0;
 	note_lock(m);
 	if (outcome != REFIT_WAIT)
