@@ -21,6 +21,7 @@ EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
 		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	message := regexp_replace(message, 'migration \d+', 'migration N');
+	detail := regexp_replace(detail, 'migration \d+', 'migration N');
 END $$;
 
 CREATE TABLE t (id int PRIMARY KEY, k int, s text, d int);
@@ -154,10 +155,18 @@ UPDATE pg_index SET indisvalid = true WHERE indexrelid = 't_by_k'::regclass;
 SELECT * FROM try($$SELECT refit.ddl('CREATE INDEX CONCURRENTLY ON t (k)')$$);
 
 -- in the caller's session: such a command is left to a worker
-SELECT refit.ddl('ALTER TABLE t ADD COLUMN o int') AS id,
-	refit.ddl('CREATE INDEX CONCURRENTLY t_o ON t (o)') AS next \gset
+ALTER SYSTEM SET refit.max_workers = 0;
+SELECT pg_reload_conf();
+\c -
+SET client_min_messages TO warning;
+SET search_path TO ddl;
+SELECT refit.ddl('ALTER TABLE t ADD COLUMN o int') AS id \gset
 CALL refit.run(:id);
+SELECT refit.ddl('CREATE INDEX CONCURRENTLY t_o ON t (o)') AS next \gset
 CALL refit.run(:next);
+SELECT outcome(:id), outcome(:next);
+ALTER SYSTEM RESET refit.max_workers;
+SELECT pg_reload_conf();
 SELECT refit.wait(:next, '20s'), outcome(:id), outcome(:next);
 
 --
