@@ -46,7 +46,6 @@
 #include "job/catalog.h"
 #include "util/attempt.h"
 #include "util/fault.h"
-#include "util/holders.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
 
@@ -153,32 +152,31 @@ begin_try(RefitMigration *m)
 }
 
 /*
- * Ends sessions in the way that have been idle in a transaction for longer than
- * the option says, as far as the submitter may; he is the present user.
+ * Ends sessions that were in the way of the last try and have been idle in their
+ * transaction for longer than the option says, as far as the submitter may; he is
+ * the present user.  Chosen first, ended then: the order in which conditions of
+ * one WHERE are looked at is the planner's.
  */
 static void
-end_idle_blockers(RefitMigration *m, List *locks)
+end_idle_blockers(RefitMigration *m)
 {
 	int ms = refit_catalog_option_ms(m, "cancel_idle_in_transaction_after", 0);
-	Oid types[3] = {OIDARRAYOID, INT4OID, OIDOID};
+	Oid types[3] = {TEXTOID, INT4OID, OIDOID};
 	Datum values[3];
 	ListCell *lc;
 
-	if (ms <= 0)
+	if (ms <= 0 || m->lock_tries == NIL)
 		return;
-	values[0] = refit_holders_relations(locks);
+	values[0] = CStringGetTextDatum(
+		((RefitLockTry *) llast(m->lock_tries))->blocked_by);
 	values[1] = Int32GetDatum(ms);
 	values[2] = ObjectIdGetDatum(GetUserId());
 	foreach(lc, refit_sql_list(
-					"SELECT format('terminated pid %s of %s, idle in"
-					" transaction for %s', a.pid, a.usename,"
-					" date_trunc('milliseconds', clock_timestamp()"
-					"  - a.state_change)) FROM (SELECT DISTINCT l.pid"
-					" FROM pg_catalog.pg_locks l WHERE l.granted"
-					" AND l.locktype = 'relation' AND l.relation = ANY ($1)"
-					" AND l.database = (SELECT oid FROM pg_catalog.pg_database"
-					"  WHERE datname = current_database())) l"
-					" JOIN pg_catalog.pg_stat_activity a USING (pid)"
+					"WITH idle AS MATERIALIZED (SELECT a.pid, a.usename,"
+					" clock_timestamp() - a.state_change AS since"
+					" FROM jsonb_array_elements($1::jsonb) b"
+					" JOIN pg_catalog.pg_stat_activity a"
+					"  ON a.pid = (b ->> 'pid')::int4"
 					" JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid"
 					" JOIN pg_catalog.pg_roles u ON u.oid = $3"
 					" WHERE a.state IN ('idle in transaction',"
@@ -187,17 +185,20 @@ end_idle_blockers(RefitMigration *m, List *locks)
 					"  make_interval(secs => $2 / 1000.0)"
 					" AND (u.rolsuper OR NOT r.rolsuper AND (pg_has_role(u.oid,"
 					"  r.oid, 'USAGE') OR pg_has_role(u.oid,"
-					"  'pg_signal_backend', 'USAGE')))"
-					" AND pg_terminate_backend(a.pid)",
+					"  'pg_signal_backend', 'USAGE'))))"
+					" SELECT format('terminated pid %s of %s, idle in"
+					" transaction for %s', pid, usename,"
+					" date_trunc('milliseconds', since)) FROM idle"
+					" WHERE pg_terminate_backend(pid)",
 					3, types, values))
 		refit_catalog_event(m, "lock", lfirst(lc), NULL);
 }
 
 /* The locks were not to be had. */
 static RefitOutcome
-come_back(RefitMigration *m, RefitBudget *budget, List *locks)
+come_back(RefitMigration *m, RefitBudget *budget)
 {
-	end_idle_blockers(m, locks);
+	end_idle_blockers(m);
 	m->progress.message =
 		psprintf("attempt " INT64_FORMAT " failed", m->progress.cursor);
 	budget->pause_ms = refit_polite_lock_backoff(m);
@@ -314,14 +315,14 @@ refit_ddl_step(RefitMigration *m, RefitBudget *budget)
 	limit_ms = time_limit(m, s);
 	begin_try(m);
 	if (s->locks != NIL && !refit_polite_lock_try(m, s->locks))
-		return come_back(m, budget, s->locks);
+		return come_back(m, budget);
 	REFIT_FAULT("ddl.locked");
 	resolve_statement(m, s); /* are they still what was locked? */
 	edata = run_bounded(m, limit_ms);
 	if (edata != NULL && is_for_want_of_lock(edata))
 	{
 		refit_polite_lock_note_failure(m, s->locks);
-		return come_back(m, budget, s->locks);
+		return come_back(m, budget);
 	}
 	if (edata != NULL)
 		throw_error(m, edata, limit_ms);
@@ -445,10 +446,10 @@ finalize_detach(RefitMigration *m, RefitBudget *budget)
 	s = refit_statement_parse(sql);
 	refit_statement_resolve(s);
 	if (!refit_polite_lock_try(m, s->locks))
-		return come_back(m, budget, s->locks);
+		return come_back(m, budget);
 	edata = run_bounded(&run, time_limit(m, s));
 	if (edata != NULL && is_for_want_of_lock(edata))
-		return come_back(m, budget, s->locks);
+		return come_back(m, budget);
 	if (edata != NULL)
 		throw_error(m, edata, time_limit(m, s));
 	budget->pause_ms = 0;
@@ -479,7 +480,7 @@ begin_run(RefitMigration *m, RefitBudget *budget, const RefitStatement *s)
 	if (s->locks != NIL && !refit_polite_lock_try(m, s->locks))
 	{
 		m->progress.cursor_end++;
-		return come_back(m, budget, s->locks);
+		return come_back(m, budget);
 	}
 	m->progress.message = NULL;
 	request_run(m, s);

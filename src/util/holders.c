@@ -122,13 +122,6 @@ array_of(const List *locks, bool conflicts)
 										   sizeof(int32), true, TYPALIGN_INT));
 }
 
-/* The relations of the locks. */
-Datum
-refit_holders_relations(const List *locks)
-{
-	return array_of(locks, false);
-}
-
 /* Those in the way of the locks, or NULL. */
 RefitHolders *
 refit_holders_of(const RefitMigration *m, const List *locks)

@@ -34,9 +34,6 @@ extern RefitHolders *refit_holders_of(const RefitMigration *m,
  */
 extern char *refit_holders_behind(const List *locks);
 
-/* The relations of the locks as an oid[]. */
-extern Datum refit_holders_relations(const List *locks);
-
 /* The locks as a JSON array of relations and modes. */
 extern char *refit_holders_locks(const List *locks);
 
