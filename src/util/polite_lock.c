@@ -45,7 +45,8 @@ typedef struct Try
 {
 	List *locks;
 	instr_time start;
-	instr_time queued; /* since when others may wait for us; 0: never */
+	instr_time first; /* since when others may wait for us; 0: never */
+	bool queued;	  /* has a request of ours waited? */
 } Try;
 
 /* Tries of this process that have failed since one succeeded. */
@@ -130,9 +131,11 @@ lock_all(void *arg)
 		bool granted = lock_without_queueing(lock);
 
 		if (foreach_current_index(lc) == 0)
-			INSTR_TIME_SET_CURRENT(try->queued);
-		if (!granted)
-			lock_queueing(lock, try->queued);
+			INSTR_TIME_SET_CURRENT(try->first);
+		if (granted)
+			continue;
+		try->queued = true;
+		lock_queueing(lock, try->first);
 	}
 	AtEOXact_GUC(false, guc_level);
 }
@@ -151,8 +154,8 @@ ms_since(instr_time then)
 }
 
 /*
- * Notes a try for refit.lock_attempts.  Who queued behind us is looked up where
- * somebody may have: while our request stood in the queue itself.
+ * Notes a try for refit.lock_attempts.  Who queued behind us is looked up only where
+ * we queued ourselves: it costs time with the locks held.
  */
 static void
 note_try(RefitMigration *m, const Try *try, const char *blocked_by)
@@ -161,10 +164,10 @@ note_try(RefitMigration *m, const Try *try, const char *blocked_by)
 
 	note->granted = blocked_by == NULL;
 	note->waited_ms = ms_since(try->start);
-	note->queued_ms = ms_since(try->queued);
+	note->queued_ms = try->queued ? ms_since(try->first) : 0;
 	note->locks = refit_holders_locks(try->locks);
 	note->blocked_by = blocked_by;
-	if (!INSTR_TIME_IS_ZERO(try->queued))
+	if (try->queued)
 		note->behind = refit_holders_behind(try->locks);
 	m->lock_tries = lappend(m->lock_tries, note);
 }
