@@ -134,18 +134,20 @@ END $$;
 -- A table for passes over its rows: a column for them that the writer leaves
 -- alone, rows for them beyond those that the oracle has, and one to copy to.
 CREATE FUNCTION lab.make_batches() RETURNS void
-LANGUAGE sql AS $$
-	SELECT lab.make_plain();
+LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM lab.make_plain();
 	ALTER TABLE app.t ADD COLUMN times int NOT NULL DEFAULT 0;
 	INSERT INTO app.t (id, k, spare) SELECT 100000 + g, 0, g FROM generate_series(1, 3000) g;
 	CREATE TABLE app.copied (id int);
-$$;
+END $$;
 
 CREATE FUNCTION lab.make_batches_tree() RETURNS void
-LANGUAGE sql AS $$
-	SELECT lab.make_tree();
+LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM lab.make_tree();
 	ALTER TABLE app.t ADD COLUMN times int NOT NULL DEFAULT 0;
-$$;
+END $$;
 
 -- The table, what hangs on it, and its oracle, as they are before a cell.
 CREATE FUNCTION lab.reset(maker text) RETURNS void
@@ -330,13 +332,14 @@ BEGIN
 		' ORDER BY id LIMIT 5', t) USING reverted;
 END $$;
 
--- No row was done twice by a pass.
+-- No row was done twice by a pass; but one that was given another key, in a
+-- partition that comes later, may have been.
 CREATE FUNCTION lab.check_once(t regclass) RETURNS SETOF text
 LANGUAGE plpgsql AS $$
 BEGIN
 	IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = t AND attname = 'times') THEN
 		RETURN QUERY EXECUTE format('SELECT format(''row %%s was written %%s times'', id, times)'
-			' FROM %s WHERE times > 1 ORDER BY id LIMIT 5', t);
+			' FROM %s WHERE times > 1 AND id > 0 ORDER BY id LIMIT 5', t);
 	END IF;
 	IF to_regclass('app.copied') IS NOT NULL THEN
 		RETURN QUERY SELECT format('row %s was copied %s times', id, count(*))

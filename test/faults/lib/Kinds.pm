@@ -245,7 +245,7 @@ our @KINDS = (
 		submit => "SELECT refit.batched('app.t', 'INSERT INTO app.copied SELECT id FROM app.t"
 		  . ' WHERE id BETWEEN $1 AND $2\', options => \'{"chunk_time": "1ms"}\')',
 		final => 'completed',
-		complete => "SELECT lab.is_done('EXISTS (SELECT FROM app.copied c WHERE c.id = t.id)')",
+		complete => "SELECT lab.is_done('t.id IN (SELECT c.id FROM app.copied c)')",
 		held => 'batches.chunk',
 		without => [ 'rename', 'set schema' ],
 	},
