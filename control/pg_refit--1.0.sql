@@ -513,8 +513,8 @@ RETURN (SELECT jsonb_agg(CASE
 		THEN s ELSE s - 'query' END - 'usesysid')
 	FROM jsonb_array_elements(sessions) s);
 
--- What PostgreSQL tells of a command that the process runs.
-CREATE FUNCTION refit._command(pid integer, submitted_by text, OUT phase text,
+-- What PostgreSQL tells of the command that a migration's worker runs.
+CREATE FUNCTION refit._command(id bigint, OUT phase text,
 	OUT rows_done bigint, OUT rows_total bigint, OUT bytes_done bigint,
 	OUT bytes_total bigint, OUT waiting_for text)
 RETURNS record LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_command_progress';
@@ -579,7 +579,7 @@ SELECT m.id, m.name, m.kind, nullif(m.relation, '') AS relation, m.strategy, m.s
 		THEN coalesce(c.phase, p.message) END AS message
 FROM refit.migration m
 	LEFT JOIN refit.migration_progress p USING (id)
-	LEFT JOIN LATERAL refit._command(p.worker_pid, m.submitted_by) AS c
+	LEFT JOIN LATERAL refit._command(m.id) AS c
 		ON m.strategy IN ('command', 'concurrently') AND m.state = 'running'
 	CROSS JOIN LATERAL (SELECT coalesce(refit._percent(m.strategy, m.phase,
 		CASE WHEN m.state = 'ready' THEN 1

@@ -9,16 +9,20 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "api/arguments.h"
 #include "api/options.h"
 #include "ddl/ddl.h"
+#include "job/catalog.h"
 #include "job/migration.h"
 #include "util/sqlutil.h"
 
@@ -50,58 +54,80 @@ refit_ddl(PG_FUNCTION_ARGS)
 }
 
 /*
- * What PostgreSQL reports of a command: counters, and who is waited for.  Read as
- * the bootstrap superuser, or nobody else would see the worker's; the view shows
- * waiting_for to those only who may see the migration's texts.
+ * What PostgreSQL reports of the command that a migration's worker $1 runs:
+ * counters, and who is waited for.  Read as the bootstrap superuser, or nobody else
+ * would see the worker's; of those who are waited for, what the caller $2 would see
+ * in pg_stat_activity, and nothing unless $3.
  */
-#define COMMAND_QUERY                                                         \
-	"SELECT p.phase, p.tuples_done, p.tuples_total,"                          \
-	" p.blocks_done * current_setting('block_size')::int8,"                   \
-	" p.blocks_total * current_setting('block_size')::int8,"                  \
-	" (SELECT string_agg('pid ' || b.pid"                                     \
-	"   || coalesce(' (' || nullif(b.backend_type, 'client backend') || ')'," \
-	"    '') || coalesce(', ' || nullif(b.state, ''), '')"                    \
-	"   || coalesce(', for ' || date_trunc('milliseconds',"                   \
-	"    clock_timestamp() - b.xact_start), '')"                              \
-	"   || CASE WHEN b.usesysid IS NULL OR pg_has_role($2::name,"             \
-	"    b.usesysid, 'USAGE') THEN coalesce(': ' || left(b.query, 200), '')"  \
-	"    ELSE '' END, '; ' ORDER BY b.xact_start)"                            \
-	"  FROM pg_catalog.pg_stat_activity b"                                    \
-	"  WHERE b.pid = ANY (pg_blocking_pids($1)))"                             \
-	" FROM (SELECT 1) one LEFT JOIN"                                          \
-	" (SELECT pid, phase, tuples_done, tuples_total, blocks_done,"            \
-	"   blocks_total FROM pg_catalog.pg_stat_progress_create_index"           \
-	"  UNION ALL SELECT pid, phase, NULL, NULL, heap_blks_scanned,"           \
-	"   heap_blks_total FROM pg_catalog.pg_stat_progress_vacuum) p"           \
+#define COMMAND_QUERY                                                   \
+	"SELECT p.phase, p.tuples_done, p.tuples_total,"                    \
+	" p.blocks_done * current_setting('block_size')::int8,"             \
+	" p.blocks_total * current_setting('block_size')::int8,"            \
+	" CASE WHEN $3 THEN (SELECT string_agg('pid ' || b.pid"             \
+	"   || coalesce(' (' || nullif(b.backend_type, 'client backend')"   \
+	"    || ')', '') || coalesce(', ' || nullif(b.state, ''), '')"      \
+	"   || coalesce(', for ' || date_trunc('milliseconds',"             \
+	"    clock_timestamp() - b.xact_start), '')"                        \
+	"   || CASE WHEN b.usesysid IS NULL OR pg_has_role($2, b.usesysid," \
+	"    'USAGE') OR pg_has_role($2, 'pg_read_all_stats', 'USAGE')"     \
+	"    THEN coalesce(': ' || left(b.query, 200), '') ELSE '' END,"    \
+	"   '; ' ORDER BY b.xact_start) FROM pg_catalog.pg_stat_activity b" \
+	"  WHERE b.pid = ANY (pg_blocking_pids($1))) END"                   \
+	" FROM (SELECT 1) one LEFT JOIN"                                    \
+	" (SELECT pid, phase, tuples_done, tuples_total, blocks_done,"      \
+	"   blocks_total FROM pg_catalog.pg_stat_progress_create_index"     \
+	"  UNION ALL SELECT pid, phase, NULL, NULL, heap_blks_scanned,"     \
+	"   heap_blks_total FROM pg_catalog.pg_stat_progress_vacuum) p"     \
 	"  ON p.pid = $1"
 
-/* refit._command(pid, submitted_by) */
+/* May the caller see what the migration waits for? */
+static bool
+may_see(const RefitMigration *m)
+{
+	Oid submitter = get_role_oid(m->submitted_by, true);
+
+	return has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS) ||
+		   (OidIsValid(submitter) &&
+			has_privs_of_role(GetUserId(), submitter)) ||
+		   (get_rel_name(m->relid) != NULL && refit_owns_relation(m->relid));
+}
+
+/* Fills the columns that the query has. */
+static void
+read_command(const RefitMigration *m, Datum *values, bool *nulls, int count)
+{
+	Oid types[3] = {INT4OID, OIDOID, BOOLOID};
+	Datum args[3] = {Int32GetDatum(m->progress.worker_pid),
+					 ObjectIdGetDatum(GetUserId()), BoolGetDatum(may_see(m))};
+
+	SPI_connect();
+	refit_sql(COMMAND_QUERY, 3, types, args, NULL);
+	for (int i = 0; i < count; i++)
+	{
+		Datum value = SPI_getbinval(SPI_tuptable->vals[0],
+									SPI_tuptable->tupdesc, i + 1, &nulls[i]);
+		bool is_number = i > 0 && i < count - 1;
+
+		if (!nulls[i])
+			values[i] = SPI_datumTransfer(value, is_number,
+										  is_number ? sizeof(int64) : -1);
+	}
+	SPI_finish();
+}
+
+/* refit._command(id) */
 Datum
 refit_command_progress(PG_FUNCTION_ARGS)
 {
-	Oid types[2] = {INT4OID, TEXTOID};
-	Datum args[2];
+	RefitMigration *m = refit_catalog_load(PG_GETARG_INT64(0));
 	Datum values[6] = {0};
 	bool nulls[6] = {true, true, true, true, true, true};
 	TupleDesc desc;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	args[0] = PG_GETARG_DATUM(0);
-	args[1] = PG_GETARG_DATUM(1);
-	SPI_connect();
-	if (refit_sql(COMMAND_QUERY, 2, types, args, NULL) > 0)
-		for (int i = 0; i < lengthof(values); i++)
-		{
-			Datum value = SPI_getbinval(
-				SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &nulls[i]);
-			bool by_value = i > 0 && i < 5;
-
-			if (!nulls[i])
-				values[i] = SPI_datumTransfer(value, by_value,
-											  by_value ? sizeof(int64) : -1);
-		}
-	SPI_finish();
+	if (m != NULL && m->progress.worker_pid != 0)
+		read_command(m, values, nulls, lengthof(values));
 	PG_RETURN_DATUM(HeapTupleGetDatum(
 		heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
