@@ -195,13 +195,18 @@ sub follow
 sub ask
 {
 	my ($self, $server, $sql) = @_;
-	my ($rows, $error) = $server->session('main')->try($self->with_id($sql));
+	my $session = $server->session('asks');
+
+	# the worker may have just got to the point, and hold the row there
+	$session->query("SET lock_timeout = '500ms'");
+	my ($rows, $error) = $session->try($self->with_id($sql));
 
 	if (!defined $error)
 	{
 		$self->{asked}++ if $rows ne '';
 		return;
 	}
+	return if $error =~ /^55P03/;
 	die "$error\nin: $sql\n" if $error !~ /^55000/;
 	return if $error !~ /cannot be reverted now/ || !$self->{fault}{bars};
 	$self->{barred} = 1;
