@@ -18,6 +18,8 @@
 #
 #	REFIT_BENCH_PAIRS    pairs to run (5; 2 in the short form)
 #	REFIT_BENCH_ROWS     rows of the big tables, instead of what the script says
+#	REFIT_BENCH_SECONDS  length of one run of pgbench, instead of what it says
+#	REFIT_BENCH_CONF     more settings for the server
 #	REFIT_BENCH_RESULTS  file for the rows of the table
 #	REFIT_BENCH_PLOTS    folder for plots and their data
 
@@ -69,7 +71,7 @@ bench_start()
 			deadlock_timeout = 500ms
 			refit.min_free_disk = 0
 		END
-		printf '%s\n' "${bench_conf[@]:-}"
+		printf '%s\n' "${bench_conf[@]:-}" "${REFIT_BENCH_CONF:-}"
 	} >>"$bench_dir/data/postgresql.conf"
 	pg_ctl -D "$bench_dir/data" -l "$bench_dir/log" -w -t 60 start >/dev/null ||
 		{ tail -20 "$bench_dir/log"; exit 2; }
@@ -163,6 +165,13 @@ bench_row()
 	bench_print "$row|${#bench_ours[@]}"
 	[ -z "${REFIT_BENCH_RESULTS:-}" ] ||
 		echo "$row|${#bench_ours[@]}" >>"$REFIT_BENCH_RESULTS"
+}
+
+# pg_repack of one table, which says much.
+bench_repack()
+{
+	pg_repack -h "$PGHOST" -k -t "$1" postgres 2>"$bench_dir/repack" ||
+		{ cat "$bench_dir/repack" >&2; return 1; }
 }
 
 # Is this program there?
