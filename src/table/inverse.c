@@ -686,8 +686,8 @@ refit_inverse_keep_columns(Relation source, Oid blank)
 void
 refit_inverse_widen(Oid blank, Oid table)
 {
-	Relation rel = table_open(table, NoLock);
-	Relation narrow = table_open(blank, NoLock);
+	Relation rel = table_open(table, AccessShareLock);
+	Relation narrow = table_open(blank, AccessShareLock);
 	int natts = RelationGetDescr(narrow)->natts;
 	int wanted = RelationGetDescr(rel)->natts;
 

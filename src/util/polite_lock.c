@@ -251,12 +251,13 @@ in_order(List *locks, Oid relid)
 	{
 		RefitLock *lock = lfirst(lc);
 
+		if (lock->relid == relid)
+		{
+			locks = foreach_delete_current(locks, lc);
+			return list_insert_nth(locks, views, lock);
+		}
 		if (get_rel_relkind(lock->relid) == RELKIND_VIEW)
 			views++;
-		if (lock->relid != relid)
-			continue;
-		locks = foreach_delete_current(locks, lc);
-		return list_insert_nth(locks, views, lock);
 	}
 	return locks;
 }
