@@ -25,16 +25,26 @@ note("REFIT_SEED=$seed");
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 
-# The processes that work; none while the server is not there.
+# What a query gives; nothing while the server is not there, when psql ends before
+# it has read the query.
+sub look
+{
+	my ($query) = @_;
+	my ($stdout, $stderr) = ('', '');
+
+	local $SIG{PIPE} = 'IGNORE';
+	eval {
+		$node->psql('postgres', $query, stdout => \$stdout, stderr => \$stderr);
+	};
+	return $stdout // '';
+}
+
+# The processes that work.
 sub workers
 {
-	my ($stdout, $stderr);
-
-	$node->psql('postgres',
-		"SELECT pid FROM pg_stat_activity WHERE query LIKE 'refit migration%'"
-		  . " AND backend_type = 'pg_refit worker'",
-		stdout => \$stdout, stderr => \$stderr);
-	return split /\n/, $stdout // '';
+	return split /\n/,
+	  look("SELECT pid FROM pg_stat_activity WHERE query LIKE 'refit migration%'"
+		  . " AND backend_type = 'pg_refit worker'");
 }
 
 # Rows that are done, as the parts say; the last known while the server is away.
@@ -43,12 +53,10 @@ my $known = 0;
 sub done
 {
 	my ($id) = @_;
-	my ($stdout, $stderr);
+	my $rows =
+	  look("SELECT coalesce(sum(scanned), 0) FROM refit.pass WHERE id = $id");
 
-	$node->psql('postgres',
-		"SELECT coalesce(sum(scanned), 0) FROM refit.pass WHERE id = $id",
-		stdout => \$stdout, stderr => \$stderr);
-	$known = $stdout if ($stdout // '') =~ /^\d+$/;
+	$known = $rows if $rows =~ /^\d+$/;
 	return $known;
 }
 
@@ -78,6 +86,7 @@ sub kill_again
 CREATE TABLE $table (id bigint PRIMARY KEY, n bigint NOT NULL, v text) WITH (fillfactor = 80);
 INSERT INTO $table SELECT g, g, md5(g::text) FROM generate_series(1, @{[ROWS]}) g;
 VACUUM ANALYZE $table;
+CHECKPOINT;
 SQL
 	$known = 0;
 	$id = sql("SELECT refit.backfill('$table', 'n = n + 1',"
@@ -93,8 +102,11 @@ SQL
 		kill 'KILL', $pid or next;
 		$killed{$pid}++;
 	}
-	sql("SELECT refit.throttle(0, id => $id)")
-	  if $node->poll_query_until('postgres', 'SELECT true');
+	for (1 .. 3000)
+	{
+		last if look("SELECT refit.throttle(0, id => $id)");
+		usleep(10_000);
+	}
 	wait_state($node, 'postgres', $id, 'completed');
 	cmp_ok(scalar keys %killed, '>=', KILLS / 2,
 		'processes were killed: ' . keys %killed);
