@@ -192,6 +192,7 @@ CREATE TABLE refit.event (
 );
 
 CREATE INDEX event_migration ON refit.event (migration_id, at);
+CREATE INDEX event_at ON refit.event (at); -- what is too old
 
 -- Tries for locks that others might queue behind: the last 1000 of a migration.
 CREATE TABLE refit.lock_attempt (
@@ -393,6 +394,9 @@ RETURNS text LANGUAGE C AS 'MODULE_PATHNAME', 'refit_wait';
 
 CREATE FUNCTION refit.require(name text)
 RETURNS text LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_require';
+
+CREATE FUNCTION refit.require_all(prefix text)
+RETURNS bigint LANGUAGE C STRICT AS 'MODULE_PATHNAME', 'refit_require_all';
 
 -- What migrations that are over, and other tools, have left behind; and removing
 -- what is ours.

@@ -23,6 +23,7 @@
 #endif
 #include "commands/defrem.h"
 #include "executor/executor.h"
+#include "pgstat.h"
 #include "storage/bufmgr.h"
 #include "tcop/pquery.h"
 #include "utils/typcache.h"
@@ -227,6 +228,29 @@ refit_update_returns(const UpdateStmt *stmt)
 #else
 	return stmt->returningList != NIL;
 #endif
+}
+
+/* Checkpoints since the statistics were reset; 17 gave the counters new names. */
+typedef struct RefitCheckpoints
+{
+	int64 timed;
+	int64 requested;
+} RefitCheckpoints;
+
+static inline RefitCheckpoints
+refit_count_checkpoints(void)
+{
+	PgStat_CheckpointerStats *stats = pgstat_fetch_stat_checkpointer();
+	RefitCheckpoints result;
+
+#if PG_VERSION_NUM >= 170000
+	result.timed = stats->num_timed;
+	result.requested = stats->num_requested;
+#else
+	result.timed = stats->timed_checkpoints;
+	result.requested = stats->requested_checkpoints;
+#endif
+	return result;
 }
 
 /* Extends a private table by one empty page.  16 has an interface for it. */

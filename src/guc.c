@@ -27,9 +27,11 @@
 #define MAX_ACTIVE_BACKENDS 262143 /* as max_connections */
 #define MAX_REPLICA_LAG 86400000   /* ms, a day */
 #define MAX_WORKERS 1024
-#define MAX_FREE_DISK 90 /* percent */
+#define HISTORY_RETENTION (90 * 86400) /* s */
+#define MAX_FREE_DISK 90			   /* percent */
 
 int refit_chunk_time = 500;
+int refit_history_retention = HISTORY_RETENTION;
 int refit_lock_timeout = 100;
 int refit_max_active_backends = 0;
 int refit_max_replica_lag = 5000;
@@ -115,6 +117,13 @@ refit_guc_define(void)
 {
 	define_manner();
 	define_limits();
+	DefineCustomIntVariable(
+		"refit.history_retention",
+		"Time that events and migrations that are over are kept for.",
+		"Zero or less keeps them for ever.  A completed migration with a name "
+		"is kept in any case.",
+		&refit_history_retention, HISTORY_RETENTION, -1, INT_MAX, PGC_SUSET,
+		GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable(
 		"refit.max_workers",
 		"Background workers that work migrations at the same time.",

@@ -17,6 +17,7 @@ typedef enum RefitUnknownSignal
 } RefitUnknownSignal;
 
 extern int refit_chunk_time;		  /* ms */
+extern int refit_history_retention;	  /* s, <= 0: for ever */
 extern int refit_lock_timeout;		  /* ms */
 extern int refit_max_active_backends; /* 0: 4 x cores */
 extern int refit_max_replica_lag;	  /* ms, 0: off */

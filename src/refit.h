@@ -169,6 +169,7 @@ typedef struct RefitMigration
 typedef struct RefitBudget
 {
 	instr_time start;
+	RefitMigration *m;
 	int chunk_ms; /* the step ends itself after this much time */
 	int pause_ms; /* set by the step with REFIT_WAIT */
 } RefitBudget;

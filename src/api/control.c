@@ -46,7 +46,6 @@ PG_FUNCTION_INFO_V1(refit_finish);
 PG_FUNCTION_INFO_V1(refit_set_option);
 PG_FUNCTION_INFO_V1(refit_throttle);
 PG_FUNCTION_INFO_V1(refit_wait);
-PG_FUNCTION_INFO_V1(refit_require);
 PG_FUNCTION_INFO_V1(refit_step);
 PG_FUNCTION_INFO_V1(refit_step_failed);
 PG_FUNCTION_INFO_V1(refit_claim);
@@ -378,37 +377,6 @@ refit_wait(PG_FUNCTION_ARGS)
 	}
 	PG_END_TRY();
 	return CStringGetTextDatum(state);
-}
-
-/* refit.require(name): an ERROR unless that migration is completed. */
-Datum
-refit_require(PG_FUNCTION_ARGS)
-{
-	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	Oid types[1] = {TEXTOID};
-	Datum values[1] = {PG_GETARG_DATUM(0)};
-	char *state;
-	char *percent;
-
-	state = refit_sql_text("SELECT state FROM refit.migration WHERE name = $1",
-						   1, types, values);
-	if (state == NULL)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-						errmsg("there is no migration named \"%s\"", name),
-						errhint("Submit it first.")));
-	if (strcmp(state, "completed") == 0)
-		return CStringGetTextDatum(state);
-	percent = refit_sql_text("SELECT percent || ' %, ' || coalesce('expected to"
-							 " end at ' || eta, 'end unknown')"
-							 " FROM refit.progress WHERE name = $1",
-							 1, types, values);
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("migration \"%s\" is not completed", name),
-			 errdetail("It is %s%s%s.", state, percent != NULL ? ", " : "",
-					   percent != NULL ? percent : ""),
-			 errhint("Wait for it with refit.wait().")));
-	PG_RETURN_NULL();
 }
 
 /* refit._claim(id) */

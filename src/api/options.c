@@ -13,6 +13,7 @@
 #include "utils/jsonb.h"
 
 #include "api/options.h"
+#include "job/terms.h"
 
 typedef enum OptionType
 {
@@ -21,7 +22,9 @@ typedef enum OptionType
 	OPTION_COUNT,
 	OPTION_BOOL,
 	OPTION_RATIO,
-	OPTION_ON_ERROR
+	OPTION_ON_ERROR,
+	OPTION_DEADLINE,
+	OPTION_WINDOW
 } OptionType;
 
 /* Every option that a migration takes, by name. */
@@ -33,7 +36,8 @@ static const struct
 } options[] = {
 	{"cancel_idle_in_transaction_after", OPTION_DURATION, NULL},
 	{"chunk_time", OPTION_DURATION, NULL},
-	{"deadline", OPTION_DURATION, NULL},
+	{"cutover_window", OPTION_WINDOW, NULL},
+	{"deadline", OPTION_DEADLINE, NULL},
 	{"fire_triggers", OPTION_BOOL, NULL},
 	{"lock_timeout", OPTION_DURATION, "refit.lock_timeout"},
 	{"maintenance_work_mem", OPTION_SIZE, "maintenance_work_mem"},
@@ -41,6 +45,7 @@ static const struct
 	{"max_dead_ratio", OPTION_RATIO, NULL},
 	{"max_replica_lag", OPTION_DURATION, NULL},
 	{"max_skipped", OPTION_COUNT, NULL},
+	{"max_wal_rate", OPTION_SIZE, NULL},
 	{"on_error", OPTION_ON_ERROR, NULL},
 	{"parallel_workers", OPTION_COUNT, "max_parallel_maintenance_workers"},
 	{"statement_timeout", OPTION_DURATION, NULL},
@@ -81,6 +86,10 @@ is_valid(OptionType type, const char *value)
 			return parse_real(value, &real, 0, NULL) && real > 0 && real <= 1;
 		case OPTION_ON_ERROR:
 			return strcmp(value, "fail") == 0 || strcmp(value, "skip") == 0;
+		case OPTION_DEADLINE:
+			return refit_terms_is_deadline(value);
+		case OPTION_WINDOW:
+			return refit_terms_is_window(value);
 	}
 	return false;
 }
@@ -104,12 +113,15 @@ check_superuser(const char *key, const char *value)
 void
 refit_options_check_value(const char *key, const char *value)
 {
-	static const char *const examples[] = {"a duration like \"500ms\"",
-										   "a size like \"64MB\"",
-										   "a number",
-										   "true or false",
-										   "a number above 0, up to 1",
-										   "\"fail\" or \"skip\""};
+	static const char *const examples[] = {
+		"a duration like \"500ms\"",
+		"a size like \"64MB\"",
+		"a number",
+		"true or false",
+		"a number above 0, up to 1",
+		"\"fail\" or \"skip\"",
+		"a duration like \"8h\" or a time like \"2030-01-31 06:00+00\"",
+		"two times of the day like \"22:00-06:00\""};
 
 	for (int i = 0; i < lengthof(options); i++)
 	{

@@ -62,6 +62,9 @@
 #define LONG_PAUSE_MS 60000
 #define LACK_PAUSE_MS 5000 /* between two attempts while slots lack */
 #define FORGET_MS 60000	   /* after which a request counts as the first */
+#define DAY_MS \
+	86400000 /* after which all databases are looked at, for their
+							* history */
 
 /* One database that somebody asked to look at, now or some time ago. */
 typedef struct LookRequest
@@ -481,6 +484,21 @@ look_at_all(void)
 	SpinLockRelease(&shared->mutex);
 }
 
+/* Has all databases looked at once a day, the first time a day from now. */
+static void
+look_daily(void)
+{
+	static TimestampTz last = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (last == 0 || last > now)
+		last = now;
+	if (!TimestampDifferenceExceeds(last, now, DAY_MS))
+		return;
+	last = now;
+	look_at_all();
+}
+
 /* Reads the configuration again; more workers may mean more to start. */
 static void
 reload_configuration(void)
@@ -522,5 +540,6 @@ refit_launcher_main(Datum arg)
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload_configuration();
+		look_daily();
 	}
 }

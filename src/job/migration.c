@@ -32,6 +32,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
@@ -53,6 +55,7 @@
 #include "index/concurrent.h"
 #include "job/catalog.h"
 #include "job/migration.h"
+#include "job/terms.h"
 #include "job/worker.h"
 #include "pass/governor.h"
 #include "rows/batch.h"
@@ -89,6 +92,10 @@
 #define REST_RETRY 1000
 #define REST_LATE_RETRY 5000
 #define REST_DISK_FULL 5000
+
+/* Time in ms that the shown rate is one of. */
+#define RATE_MS 10000.0
+#define IDLE_MS 60000.0
 
 /* ms between two events about a lock that we wait for. */
 #define LOCK_EVENT_INTERVAL 1000
@@ -703,6 +710,21 @@ rest_between_leaves(RefitMigration *m, const Phase *phase, int worked_ms)
 	return refit_governor_after(m, worked_ms);
 }
 
+/*
+ * May the application notice the migration at this time of the day?  A cutover
+ * that somebody orders may; until then, catch-up goes on.
+ */
+static bool
+may_cut_over(RefitMigration *m)
+{
+	if (strcmp(m->cutover, "manual") == 0 || refit_terms_window_is_open(m))
+		return true;
+	m->progress.message = psprintf("waiting for the cutover window %s",
+								   refit_catalog_option(m, "cutover_window"));
+	refit_catalog_save_progress(m);
+	return false;
+}
+
 /* Goes to the next phase.  Returns the rest to take, or -1 at the end. */
 static int
 advance(RefitMigration *m, const Phase *phase, int worked_ms)
@@ -724,6 +746,8 @@ advance(RefitMigration *m, const Phase *phase, int worked_ms)
 		return finish(m);
 	if (strcmp(next->name, "window") == 0 && !m->rewrite.reversed)
 		next = following_phase(m, next);
+	if (strcmp(next->name, "cutover") == 0 && !may_cut_over(m))
+		return REST_READY;
 	if (strcmp(next->name, "cutover") == 0 &&
 		strcmp(m->cutover, "manual") == 0 && !is_requested(m, "cutover"))
 	{
@@ -933,13 +957,29 @@ start(RefitMigration *m)
 	return true;
 }
 
-/* Keeps the smoothed rate: rows a second, with the rest after the step. */
+/*
+ * Keeps the rate: rows a second, with the rests after the steps and the time of
+ * standing still between them.  The mean of the phase at first, so that one odd
+ * chunk says little; later what was in the last RATE_MS, so that it follows.  Not
+ * known any more when nothing has been done for long.
+ */
 static void
-update_rate(RefitProgress *p, int64 rows_before, int ms)
+update_rate(RefitProgress *p, int64 rows, int ms)
 {
-	double rate = (p->rows_done - rows_before) * 1000.0 / Max(ms, 1);
+	static double counted_ms = 0; /* of this process, in this phase */
+	static double idle_ms = 0;
+	double weight;
 
-	p->rate = p->rate == 0 ? rate : 0.8 * p->rate + 0.2 * rate;
+	if (ms <= 0)
+		return;
+	idle_ms = rows > 0 ? 0 : idle_ms + ms;
+	if (p->rate == 0)
+		counted_ms = 0;
+	counted_ms += ms;
+	weight = Max(ms / counted_ms, 1 - exp(-ms / RATE_MS));
+	p->rate += weight * (rows * 1000.0 / ms - p->rate);
+	if (idle_ms > IDLE_MS)
+		p->rate = 0;
 }
 
 /*
@@ -1124,7 +1164,7 @@ settle_step(RefitMigration *m, const Phase *phase, RefitOutcome outcome,
 		case REFIT_MORE:
 			rest = refit_governor_after(m, worked_ms);
 			if (strcmp(phase->name, "index") != 0) /* it counts indexes */
-				update_rate(&m->progress, rows_before,
+				update_rate(&m->progress, m->progress.rows_done - rows_before,
 							Max(step_ms, worked_ms + rest));
 			break;
 		case REFIT_WAIT:
@@ -1203,11 +1243,33 @@ leave_to_worker(RefitMigration *m)
 	is_left_to_worker = true;
 }
 
+/* Does the phase take a lock that the application notices? */
+static bool
+is_noticed(const Phase *phase)
+{
+	return phase->step == refit_cutover_step || phase->step == refit_alter_step;
+}
+
+/* The cutover window has closed, or is not open yet. */
+static int
+leave_cutover(RefitMigration *m, const Phase *phase)
+{
+	if (phase->step == refit_cutover_step) /* the log goes on growing */
+	{
+		m->progress.cursor = 0;
+		m->progress.cursor_end = 0;
+		(void) refit_catalog_select_leaf(m, 1);
+		set_phase(m, "catchup");
+		refit_catalog_save_progress(m);
+	}
+	return REST_READY;
+}
+
 /* The step proper, with a snapshot set. */
 static int
 do_step(RefitMigration *m)
 {
-	RefitBudget budget = {0};
+	RefitBudget budget = {.m = m};
 	const Phase *phase;
 	RefitOutcome outcome;
 	instr_time now;
@@ -1222,10 +1284,14 @@ do_step(RefitMigration *m)
 	if (obey_request(m))
 		return -1;
 	phase = find_phase(m);
+	if (!refit_catalog_is_given_up(m) && !phase->after_cutover)
+		refit_terms_check_deadline(m);
 	if (!refit_catalog_is_given_up(m) && (rest = refit_governor_before(m)) > 0)
 	{
-		m->progress.rate *= 0.8;
-		(void) ms_since_last_step(m);
+		int still_ms = ms_since_last_step(m);
+
+		if (m->progress.rate > 0)
+			update_rate(&m->progress, 0, still_ms);
 		(void) note_standstill(m, true);
 		return rest;
 	}
@@ -1236,11 +1302,10 @@ do_step(RefitMigration *m)
 		leave_to_worker(m);
 		return -1;
 	}
+	if (!phase->after_cutover && is_noticed(phase) && !may_cut_over(m))
+		return leave_cutover(m, phase);
 	INSTR_TIME_SET_CURRENT(budget.start);
-	budget.chunk_ms =
-		m->progress.budget_ms > 0
-			? m->progress.budget_ms
-			: refit_catalog_option_ms(m, "chunk_time", refit_chunk_time);
+	budget.chunk_ms = refit_governor_budget(m);
 	outcome = run_step(m, phase, &budget);
 	INSTR_TIME_SET_CURRENT(now);
 	INSTR_TIME_SUBTRACT(now, budget.start);
@@ -1305,16 +1370,14 @@ static int
 do_help(RefitMigration *m)
 {
 	static const Phase help = {"batches", "batches", refit_batch_help, false};
-	RefitBudget budget = {.chunk_ms = m->progress.budget_ms};
+	RefitBudget budget = {.m = m};
 	RefitOutcome outcome;
 	instr_time now;
 	int rest = refit_governor_before(m);
 
 	if (rest > 0)
 		return rest;
-	if (budget.chunk_ms <= 0)
-		budget.chunk_ms =
-			refit_catalog_option_ms(m, "chunk_time", refit_chunk_time);
+	budget.chunk_ms = refit_governor_budget(m);
 	INSTR_TIME_SET_CURRENT(budget.start);
 	outcome = run_step(m, &help, &budget);
 	INSTR_TIME_SET_CURRENT(now);

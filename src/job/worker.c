@@ -78,6 +78,7 @@
 #include "compat.h"
 #include "ddl/command.h"
 #include "guc.h"
+#include "job/history.h"
 #include "job/launcher.h"
 #include "job/leftovers.h"
 #include "job/migration.h"
@@ -1066,6 +1067,15 @@ help_to_the_end(Work *work)
 	proc_exit(0);
 }
 
+/* Removes some of the history that is too old. */
+static void
+purge_history(Work *work)
+{
+	PushActiveSnapshot(GetTransactionSnapshot());
+	work->done = !refit_history_purge_some();
+	PopActiveSnapshot();
+}
+
 /* Works what no other process could be started for, and ends the process. */
 static void
 work_to_the_end(Work *work)
@@ -1075,6 +1085,13 @@ work_to_the_end(Work *work)
 		work->id = work->next;
 		work->next = 0;
 		work_migration(work);
+	}
+	work->id = 0;
+	for (work->done = false; !work->gone && !work->done;)
+	{
+		handle_signals();
+		run_or_exit(work, purge_history);
+		MemoryContextReset(work->context);
 	}
 	ended_normally = true;
 	proc_exit(0);

@@ -7,7 +7,9 @@
  * worst signal sets the share of time that is rest.  Somebody who waits for a
  * lock of ours ends the chunk and halves the next ones, which then grow back
  * by a tenth each: so a table with many short lock requests gets short chunks,
- * and one without gets long ones.
+ * and one without gets long ones.  A chunk that takes a standby's lag from half
+ * of its limit past it, or WAL past its rate, was too long as well: for such
+ * signals the way is from the begin of a chunk to the first reading after it.
  *
  * What is remembered between a step's begin and its end is in static memory
  * and may be lost: it is taken anew then.
@@ -28,17 +30,34 @@
 #include "util/sqlutil.h"
 
 #define MIN_BUDGET_MS 10
-#define MAX_REST_MS 60000
+#define MAX_REST_MS 2000	/* so that we soon notice when a signal is over */
 #define STAND_STILL_MS 1000 /* between two looks while a signal says stop */
 #define WAITERS_LOOK_MS 20	/* between two looks for waiters */
-#define EVENT_PAUSE_MS 5000 /* between two events of one migration */
+#define GROW_BELOW 0.5		/* load from which on chunks do not grow */
+
+/* Between two events of one signal, at first and at most. */
+#define EVENT_PAUSE_MS 5000
+#define EVENT_PAUSE_MOST_MS 320000
+
+#define MAX_SIGNALS 32
 
 /* What the last look at the signals said. */
 static int64 judged_id = 0;
 static double judged_load = 0;
 
-/* Waiters seen since the last step's end. */
+/* What was last told of a signal. */
+typedef struct ToldState
+{
+	RefitSignalState state;
+	TimestampTz at;
+	int pause_ms;
+} ToldState;
+
+/* Waiters seen in the present step, or after it in the last one. */
 static int waiters = 0;
+
+/* Has the present step taken a signal past its limit? */
+static bool overshoots = false;
 
 /* What signals.c shows as lock_waiters. */
 int
@@ -64,76 +83,149 @@ find_worst(List *signals)
 	return worst;
 }
 
-/* Writes the event that a signal slows a migration, or that none does. */
-static void
-write_event(RefitMigration *m, const RefitSignal *signal)
+/* What the value is, of which limit: "812 of 1000 ms". */
+static char *
+describe(const RefitSignal *signal)
 {
-	bool tells_reason =
-		signal != NULL && signal->owner_may_know && signal->reason != NULL;
+	if (!signal->has_value)
+		return pstrdup("no value");
+	if (isinf(signal->hard_limit))
+		return psprintf("%.6g %s", signal->value, signal->unit);
+	return psprintf("%.6g of %.6g %s", signal->value, signal->hard_limit,
+					signal->unit);
+}
 
-	if (signal == NULL)
-		refit_catalog_event(m, "governor", "no signal slows the migration",
-							NULL);
-	else if (!signal->has_value)
-		refit_catalog_event(m, "governor",
-							psprintf("signal %s has no value", signal->name),
-							psprintf("{\"signal\": \"%s\", \"load\": %.3f}",
-									 signal->name, signal->load));
-	else
-		refit_catalog_event(
-			m, "governor",
-			psprintf("%s by signal %s: %.6g of %.6g %s%s%s",
-					 signal->load >= 1 ? "stopped" : "slowed", signal->name,
-					 signal->value, signal->hard_limit, signal->unit,
-					 tells_reason ? ": " : "",
-					 tells_reason ? signal->reason : ""),
-			psprintf("{\"signal\": \"%s\", \"value\": %.6g, \"soft_limit\": "
-					 "%.6g, \"hard_limit\": %.6g, \"load\": %.3f}",
-					 signal->name, signal->value, signal->soft_limit,
-					 signal->hard_limit, signal->load));
+/* A number as JSON. */
+static char *
+json_number(double number)
+{
+	return isfinite(number) ? psprintf("%.6g", number) : pstrdup("null");
+}
+
+/* What is to be said of a signal that has changed its state. */
+static char *
+change_message(const RefitSignal *signal)
+{
+	char *what = describe(signal);
+
+	switch (signal->state)
+	{
+		case REFIT_SIGNAL_OK:
+			return psprintf("signal %s is ok: %s", signal->name, what);
+		case REFIT_SIGNAL_UNKNOWN:
+			return psprintf("signal %s has no value", signal->name);
+		case REFIT_SIGNAL_SLOW:
+			if (signal->load > 0)
+				return psprintf("slowed by signal %s: %s", signal->name, what);
+			return psprintf("signal %s warns: %s", signal->name, what);
+		case REFIT_SIGNAL_STOP:
+			break;
+	}
+	return psprintf("stopped by signal %s: %s", signal->name, what);
+}
+
+/* Writes the event that a signal has changed its state. */
+static void
+write_event(const RefitMigration *m, const RefitSignal *signal)
+{
+	char *message = change_message(signal);
+
+	if (signal->owner_may_know && signal->reason != NULL)
+		message = psprintf("%s: %s", message, signal->reason);
+	refit_catalog_event(
+		m, "governor", message,
+		psprintf("{\"signal\": \"%s\", \"value\": %s, \"soft_limit\": %s, "
+				 "\"hard_limit\": %s, \"load\": %s}",
+				 signal->name,
+				 signal->has_value ? json_number(signal->value) : "null",
+				 json_number(signal->soft_limit),
+				 json_number(signal->hard_limit), json_number(signal->load)));
+}
+
+/* Does the text that was saved as throttled_by name this signal? */
+static bool
+is_named_in(const char *throttled_by, const char *name)
+{
+	size_t length = strlen(name);
+
+	return throttled_by != NULL && strncmp(throttled_by, name, length) == 0 &&
+		   throttled_by[length] == ':';
 }
 
 /*
- * Tells whoever reads the events that another signal slows the migration than
- * they know of.  A load that hovers around a limit changes with every chunk;
- * of those changes one in some seconds is told.
+ * Tells whoever reads the events which signals have changed their state.  One
+ * that hovers around a limit changes with every chunk; so the pause after an
+ * event doubles as long as changes go on, and of those within it none is told.
  */
 static void
-tell_change(RefitMigration *m, const RefitSignal *signal)
+tell_changes(const RefitMigration *m, const List *signals)
 {
 	static int64 told_id = 0;
-	static char told[NAMEDATALEN] = "";
-	static TimestampTz told_at = 0;
-	const char *name = signal == NULL ? "" : signal->name;
+	static ToldState told[MAX_SIGNALS];
 	TimestampTz now = GetCurrentTimestamp();
+	bool is_new = told_id != m->id;
+	ListCell *lc;
 
-	if (told_id != m->id)
+	told_id = m->id;
+	foreach(lc, signals)
 	{
-		const char *known = m->progress.throttled_by;
+		RefitSignal *signal = lfirst(lc);
+		ToldState *t = &told[foreach_current_index(lc)];
 
-		told_id = m->id;
-		strlcpy(told, known == NULL ? "" : known, sizeof(told));
-		told_at = 0;
+		if (is_new)
+		{
+			t->state = is_named_in(m->progress.throttled_by, signal->name)
+						   ? signal->state
+						   : REFIT_SIGNAL_OK;
+			t->at = 0;
+			t->pause_ms = EVENT_PAUSE_MS;
+		}
+		if (t->state == signal->state ||
+			!TimestampDifferenceExceeds(t->at, now, t->pause_ms))
+			continue;
+		t->pause_ms =
+			TimestampDifferenceExceeds(t->at, now, 2 * EVENT_PAUSE_MOST_MS)
+				? EVENT_PAUSE_MS
+				: Min(t->pause_ms * 2, EVENT_PAUSE_MOST_MS);
+		t->state = signal->state;
+		t->at = now;
+		write_event(m, signal);
 	}
-	if (strcmp(told, name) == 0 ||
-		!TimestampDifferenceExceeds(told_at, now, EVENT_PAUSE_MS))
-		return;
-	write_event(m, signal);
-	strlcpy(told, name, sizeof(told));
-	told_at = now;
+}
+
+/* The most that a chunk may take. */
+static int
+most_budget(const RefitMigration *m)
+{
+	return refit_catalog_option_ms(m, "chunk_time", refit_chunk_time);
+}
+
+/* The present budget. */
+static int
+present_budget(const RefitMigration *m)
+{
+	return m->progress.budget_ms > 0 ? m->progress.budget_ms : most_budget(m);
 }
 
 /* Before a step: 0, or the ms to stand still. */
 int
 refit_governor_before(RefitMigration *m)
 {
-	RefitSignal *worst = find_worst(refit_signals_read(m));
+	List *signals = refit_signals_read(m);
+	RefitSignal *worst = find_worst(signals);
+	double load = worst == NULL ? 0 : worst->load;
+	bool stops = load >= 1 && (judged_id != m->id || judged_load < 1);
 
-	tell_change(m, worst);
-	m->progress.throttled_by = worst == NULL ? NULL : pstrdup(worst->name);
+	tell_changes(m, signals);
+	m->progress.throttled_by =
+		worst == NULL ? NULL : psprintf("%s: %s", worst->name, describe(worst));
+	if (stops && worst->follows_chunk)
+		m->progress.budget_ms = Max(present_budget(m) / 2, MIN_BUDGET_MS);
 	judged_id = m->id;
-	judged_load = worst == NULL ? 0 : worst->load;
-	return judged_load >= 1 ? STAND_STILL_MS : 0;
+	judged_load = load;
+	waiters = 0; /* the signal has told of those */
+	overshoots = false;
+	return load >= 1 ? STAND_STILL_MS : 0;
 }
 
 /* The rest that makes (1 - load) the share of time spent working. */
@@ -148,20 +240,30 @@ rest_after(int worked_ms, double load)
 	return (int) Min(rest, MAX_REST_MS);
 }
 
+/* How long a step may work: less where the rest after it would be too long. */
+int
+refit_governor_budget(const RefitMigration *m)
+{
+	int budget = present_budget(m);
+	double most;
+
+	if (judged_id != m->id || judged_load <= 0 || judged_load >= 1)
+		return budget;
+	most = MAX_REST_MS * (1 - judged_load) / judged_load;
+	return (int) Min(budget, Max(most, MIN_BUDGET_MS));
+}
+
 /* The budget of the next chunk. */
 static int
 next_budget(RefitMigration *m)
 {
-	int most = refit_catalog_option_ms(m, "chunk_time", refit_chunk_time);
-	int budget = m->progress.budget_ms;
+	int budget = present_budget(m);
 
-	if (budget <= 0)
-		budget = most;
 	if (waiters > 0)
 		budget /= 2;
-	else
+	else if (judged_load < GROW_BELOW)
 		budget += Max(budget / 10, 1);
-	return Max(Min(budget, most), MIN_BUDGET_MS);
+	return Max(Min(budget, most_budget(m)), MIN_BUDGET_MS);
 }
 
 /* After a step that worked so long: ms to rest; sets progress.budget_ms. */
@@ -171,11 +273,14 @@ refit_governor_after(RefitMigration *m, int worked_ms)
 	if (judged_id != m->id)
 		(void) refit_governor_before(m);
 	m->progress.budget_ms = next_budget(m);
-	waiters = 0;
 	return rest_after(worked_ms, judged_load);
 }
 
-/* Within a step, often: has the budget run out, or does somebody wait? */
+/*
+ * Within a step, often: has the budget run out, or does somebody wait?  Who has
+ * been seen waiting ends the step, even where the next question comes so soon
+ * that nobody looks again.
+ */
 bool
 refit_governor_step_over(const RefitBudget *budget)
 {
@@ -183,6 +288,8 @@ refit_governor_step_over(const RefitBudget *budget)
 	instr_time now;
 	instr_time spent;
 
+	if (waiters > 0 || overshoots)
+		return true;
 	INSTR_TIME_SET_CURRENT(now);
 	spent = now;
 	INSTR_TIME_SUBTRACT(spent, budget->start);
@@ -195,7 +302,8 @@ refit_governor_step_over(const RefitBudget *budget)
 		return false;
 	looked_at = now;
 	waiters = refit_signals_count_waiters();
-	return waiters > 0;
+	overshoots = budget->m != NULL && refit_signals_stop_step(budget->m);
+	return waiters > 0 || overshoots;
 }
 
 /* Holds one migration, or all, or lets them go. */

@@ -5,12 +5,14 @@
  *
  * Each signal gives a load: 0 up to its soft limit, growing to 1 at its hard
  * limit.  The worst one wins and is named in progress.throttled_by.  A load
- * between 0 and 1 stretches the rest after a chunk, so that the share of time
- * spent working is (1 - load); from 1 on the migration stands still and looks
+ * between 0 and 1 stretches the rest after a chunk, and from some seconds on
+ * shortens the chunk instead, so that the share of time spent working is
+ * (1 - load); from 1 on the migration stands still and looks
  * again every second.  Standing still is no failure, however long.
  *
  * The chunk budget shrinks by half when somebody waits for a lock that we
- * hold, and grows back by a tenth a chunk.
+ * hold, or when a chunk has taken a signal that follows our pace past its hard
+ * limit, and grows back by a tenth a chunk.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,6 +44,8 @@ typedef struct RefitSignal
 	RefitSignalState state;
 	char *reason;		 /* a sentence, or NULL */
 	bool owner_may_know; /* the reason may stand in an event */
+	bool is_off;		 /* no limit is set: the value is for people */
+	bool follows_chunk;	 /* a shorter chunk overshoots less */
 } RefitSignal;
 
 /*
@@ -49,6 +53,10 @@ typedef struct RefitSignal
  * m NULL: for the whole server, with the limits of the settings.
  */
 extern List *refit_signals_read(RefitMigration *m);
+/*
+ * Within a step: has it taken a signal that follows its pace to the hard limit?
+ */
+extern bool refit_signals_stop_step(RefitMigration *m);
 /* How many wait for a lock of ours that ends with the transaction. */
 extern int refit_signals_count_waiters(void);
 /* What governor.c has seen of that in the present or last step. */
@@ -60,6 +68,8 @@ extern int refit_governor_waiters(void);
  * hundred ms.
  */
 extern int refit_governor_before(RefitMigration *m);
+/* The ms that a step may work, as judged before it. */
+extern int refit_governor_budget(const RefitMigration *m);
 /* After a step that worked so long: ms to rest; sets progress.budget_ms. */
 extern int refit_governor_after(RefitMigration *m, int worked_ms);
 /* Within a step, often: has the budget run out, or does somebody wait? */

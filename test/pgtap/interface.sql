@@ -38,7 +38,8 @@ SELECT is(pg_temp.signature(name), signature, 'refit.' || name) FROM (VALUES
 	('set_option', 'id bigint, option text, value text -> text'),
 	('throttle', 'ratio double precision, expires interval DEFAULT ''01:00:00''::interval, id bigint DEFAULT NULL::bigint -> text'),
 	('wait', 'id bigint, timeout interval DEFAULT NULL::interval -> text'),
-	('require', 'name text -> text')) AS f (name, signature);
+	('require', 'name text -> text'),
+	('require_all', 'prefix text -> bigint')) AS f (name, signature);
 SELECT is(prokind::text, 'p', 'refit.run is a procedure') FROM pg_proc
 	WHERE pronamespace = 'refit'::regnamespace AND proname = 'run';
 SELECT ok(proretset, 'refit.plan returns rows') FROM pg_proc
@@ -69,6 +70,9 @@ SELECT has_column('refit', 'mirrors', c::name, 'refit.mirrors.' || c) FROM unnes
 	'relation source_column target_column expression reverse_expression trigger enabled migration_id state', ' ')) c;
 SELECT has_column('refit', 'schedules', c::name, 'refit.schedules.' || c) FROM unnest(string_to_array(
 	'name every time_zone kind relation arguments options time_window at_window_end scheduled_by active next_run last_run last_state last_migration last_error', ' ')) c;
+SELECT results_eq('SELECT signal FROM refit.signals', $$VALUES ('active_backends'), ('archive_backlog'),
+	('checkpoint_pressure'), ('dead_rows'), ('free_disk'), ('lock_waiters'), ('manual'), ('oldest_xmin'),
+	('replica_lag'), ('signal_function'), ('slot_retention'), ('vacuum'), ('wal_rate')$$, 'the signals');
 SET refit.min_free_disk = 20;
 SELECT results_eq($$SELECT signal, value > 0 AND value <= 100, soft_limit, hard_limit, unit,
 	state = CASE WHEN value <= 20 THEN 'stop' WHEN value < 24 THEN 'slow' ELSE 'ok' END,
@@ -101,7 +105,7 @@ SELECT ok(pg_get_constraintdef(oid) ~ state, 'state ' || state)
 SELECT is((SELECT concat_ws(' ', boot_val, unit, vartype) FROM pg_settings WHERE name = 'refit.' || s), v, 'refit.' || s)
 	FROM (VALUES ('max_workers', '2 integer'), ('chunk_time', '500 ms integer'), ('lock_timeout', '100 ms integer'),
 		('revert_window', '0 s integer'), ('max_replica_lag', '5000 ms integer'), ('max_active_backends', '0 integer'),
-		('signal_function', ' string'), ('unknown_signal', 'continue enum')) AS x (s, v);
+		('signal_function', ' string'), ('unknown_signal', 'continue enum'), ('history_retention', '7776000 s integer')) AS x (s, v);
 SELECT is((SELECT concat_ws(' ', boot_val, vartype) FROM pg_settings WHERE name = 'refit.' || s), v, 'refit.' || s)
 	FROM (VALUES ('max_wal_rate', '0 integer'), ('min_free_disk', '10 integer')) AS x (s, v);
 SELECT is(count(*), 0::bigint, 'every setting says what it is') FROM pg_settings

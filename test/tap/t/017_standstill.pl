@@ -51,7 +51,7 @@ sub stand_still
 	$id = submit($node, 'postgres', 'patient', throttle => 0.99, chunk_time => '10ms');
 	hold_copying($node, 'postgres', $id);
 	wait_for($node, 'postgres', 'it stands still',
-		"SELECT throttled_by = 'manual' FROM refit.progress WHERE id = $id");
+		"SELECT throttled_by ~ '^manual:' FROM refit.progress WHERE id = $id");
 	$start = sql('SELECT clock_timestamp()');
 	$before = progress($id);
 	foreach my $n (1 .. RESTARTS)
@@ -170,7 +170,7 @@ sub obeys
 	sql("SELECT refit.throttle(1, id => $id)");
 	open_gate($node, CATCHUP_GATE) if $phase eq 'catchup';
 	wait_for($node, 'postgres', 'it stands still',
-		"SELECT p.throttled_by = 'manual' AND p.updated_at > clock_timestamp() - interval '10 s'"
+		"SELECT p.throttled_by ~ '^manual:' AND p.updated_at > clock_timestamp() - interval '10 s'"
 		  . " AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = p.worker_pid"
 		  . " AND xact_start IS NOT NULL) FROM refit.migration_progress p WHERE id = $id");
 	$start = sql('SELECT clock_timestamp()');
