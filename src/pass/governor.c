@@ -175,27 +175,43 @@ refit_governor_after(RefitMigration *m, int worked_ms)
 	return rest_after(worked_ms, judged_load);
 }
 
-/* Within a step, often: has the budget run out, or does somebody wait? */
-bool
-refit_governor_step_over(const RefitBudget *budget)
+/* Does somebody wait for a lock of ours?  A look now and then. */
+static bool
+look_for_waiters(instr_time now)
 {
 	static instr_time looked_at;
-	instr_time now;
-	instr_time spent;
+	instr_time spent = now;
 
-	INSTR_TIME_SET_CURRENT(now);
-	spent = now;
-	INSTR_TIME_SUBTRACT(spent, budget->start);
-	if (INSTR_TIME_GET_MILLISEC(spent) >= budget->chunk_ms)
-		return true;
-
-	spent = now;
 	INSTR_TIME_SUBTRACT(spent, looked_at);
 	if (INSTR_TIME_GET_MILLISEC(spent) < WAITERS_LOOK_MS)
 		return false;
 	looked_at = now;
 	waiters = refit_signals_count_waiters();
 	return waiters > 0;
+}
+
+/* Within a step, often: does somebody wait? */
+bool
+refit_governor_is_waited_for(void)
+{
+	instr_time now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return look_for_waiters(now);
+}
+
+/* Within a step, often: has the budget run out, or does somebody wait? */
+bool
+refit_governor_step_over(const RefitBudget *budget)
+{
+	instr_time now;
+	instr_time spent;
+
+	INSTR_TIME_SET_CURRENT(now);
+	spent = now;
+	INSTR_TIME_SUBTRACT(spent, budget->start);
+	return INSTR_TIME_GET_MILLISEC(spent) >= budget->chunk_ms ||
+		   look_for_waiters(now);
 }
 
 /* Holds one migration, or all, or lets them go. */
