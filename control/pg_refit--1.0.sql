@@ -21,6 +21,8 @@ CREATE TABLE refit.migration (
 	relid oid NOT NULL,
 	relation text NOT NULL,
 	definition text NOT NULL,
+	object oid NOT NULL DEFAULT 0,	-- the index that it is about
+	method text,			-- of an index
 	set_clause text,		-- of a pass over rows
 	where_clause text,
 	strategy text,
@@ -182,6 +184,41 @@ CREATE TABLE refit.pass (
 	PRIMARY KEY (id, number)
 ) WITH (fillfactor = 25);
 
+-- The indexes that a migration builds beside the application, one for each table
+-- of a partition tree, parents before their partitions; see src/index/row.h.
+CREATE TABLE refit.index_build (
+	id bigint NOT NULL,
+	number integer NOT NULL,
+	relid oid NOT NULL,
+	is_leaf boolean NOT NULL,	-- has rows
+	parent oid NOT NULL,		-- the index above it, or 0
+	target oid NOT NULL,		-- the index whose storage it is to become, or 0
+	index oid NOT NULL DEFAULT 0,
+	state text NOT NULL DEFAULT 'planned'
+		CHECK (state IN ('planned', 'inserting', 'settling', 'built')),
+	baseline text,
+	begin_lsn pg_lsn,
+	begin_xid bigint NOT NULL DEFAULT 0,
+	filenode oid NOT NULL DEFAULT 0,
+	blocks bigint NOT NULL DEFAULT 0,
+	next_block bigint NOT NULL DEFAULT 0,
+	reach bigint NOT NULL DEFAULT 0,
+	looking_to bigint NOT NULL DEFAULT 0,
+	worker text NOT NULL DEFAULT '',
+	entries bigint NOT NULL DEFAULT 0,
+	waits text,					-- transactions that began before its last chunk
+	PRIMARY KEY (id, number)
+) WITH (fillfactor = 25);
+
+-- Blocks that must be looked at once more before the index is complete.
+CREATE TABLE refit.index_doubt (
+	id bigint NOT NULL,
+	number integer NOT NULL,
+	chunk bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+	blocks bigint[] NOT NULL,
+	PRIMARY KEY (id, number, chunk)
+);
+
 CREATE TABLE refit.event (
 	at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	migration_id bigint,
@@ -317,6 +354,17 @@ RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_purge';
 CREATE FUNCTION refit.batched(relation regclass, statement text,
 	name text DEFAULT NULL, options jsonb DEFAULT '{}')
 RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_batched';
+
+CREATE FUNCTION refit.create_index(definition text, name text DEFAULT NULL,
+	method text DEFAULT 'auto', options jsonb DEFAULT '{}')
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_create_index';
+
+CREATE FUNCTION refit.rebuild_index(index regclass, name text DEFAULT NULL,
+	method text DEFAULT 'auto', options jsonb DEFAULT '{}')
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_rebuild_index';
+
+CREATE FUNCTION refit.drop_index(index regclass, name text DEFAULT NULL)
+RETURNS bigint LANGUAGE C AS 'MODULE_PATHNAME', 'refit_drop_index';
 
 CREATE FUNCTION refit.mirror_column(relation regclass, source_column name,
 	target_column name, expression text DEFAULT NULL,
@@ -550,6 +598,8 @@ RETURN (SELECT s.begins + (s.ends - s.begins)
 		('instant', 'alter', 0, 99), ('ddl', 'ddl', 0, 99),
 		('command', 'command', 0, 99),
 		('concurrently', 'concurrently', 0, 99), ('batches', 'batches', 0, 99),
+		('incremental', 'begin', 0, 1), ('incremental', 'insert', 1, 95),
+		('incremental', 'publish', 95, 99), ('drop', 'drop', 0, 99),
 		(NULL, 'settle', 99, 99),
 		(NULL, 'window', 99, 99), (NULL, 'recheck', 10, 90),
 		(NULL, 'references', 90, 90), (NULL, 'revert', 90, 99), (NULL, 'cleanup', 99, 100)) AS s(strategy, phase, begins, ends)

@@ -225,6 +225,7 @@ DROP ROLE ddl_owner, ddl_other;
 -- Refused, before anything is touched
 --
 CREATE TEMP TABLE mine (id int);
+SELECT max(id) AS last FROM refit.migrations \gset
 CREATE TABLE refused (number serial, text text);
 INSERT INTO refused (text) VALUES
 	('SELECT 1'), ('UPDATE t SET k = 1'), ('BEGIN'), ('COMMIT'), ('SET work_mem = 1'),
@@ -240,7 +241,7 @@ INSERT INTO refused (text) VALUES
 SELECT r.text, t.code, t.message, t.hint FROM refused r,
 	LATERAL try(format('SELECT refit.ddl(%L)', r.text)) t ORDER BY r.number;
 SELECT * FROM try('SELECT refit.ddl(NULL)');
-SELECT count(*) FROM refit.migrations m JOIN refused r ON m.definition = r.text;
+SELECT count(*) FROM refit.migrations m WHERE id > :last;
 
 -- Nothing is left
 SELECT count(*) FROM refit.command;

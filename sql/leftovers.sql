@@ -43,7 +43,9 @@ UPDATE refit.migration SET state = 'failed', phase = NULL WHERE id = :id;
 DELETE FROM refit.rewrite WHERE id = :id;
 -- a proof of NOT NULL, and an index of a command
 ALTER TABLE t ADD CONSTRAINT refit_0_not_null CHECK (n IS NOT NULL) NOT VALID;
+\set ECHO none
 SELECT format('ALTER TABLE t RENAME CONSTRAINT refit_0_not_null TO refit_%s_2_not_null', :id) \gexec
+\set ECHO all
 CREATE INDEX half ON t (n);
 UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'half'::regclass;
 INSERT INTO refit.command (id, relids, name, targets, known)

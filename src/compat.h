@@ -10,7 +10,10 @@
 #ifndef REFIT_COMPAT_H
 #define REFIT_COMPAT_H
 
+#include "access/attmap.h"
 #include "access/genam.h"
+#include "access/multixact.h"
+#include "access/nbtree.h"
 #include "catalog/heap.h"
 #include "catalog/index.h"
 #include "catalog/pg_attrdef.h"
@@ -22,6 +25,7 @@
 #include "commands/cluster.h"
 #endif
 #include "commands/defrem.h"
+#include "commands/vacuum.h"
 #include "executor/executor.h"
 #include "pgstat.h"
 #include "storage/bufmgr.h"
@@ -94,6 +98,101 @@ refit_define_index(Oid relid, IndexStmt *stmt, bool quiet)
 					   false, false, false, quiet);
 #endif
 }
+
+/*
+ * An index without entries: its catalog rows and an empty file.  The caller holds
+ * SHARE on the table.
+ */
+static inline Oid
+refit_define_unbuilt_index(Oid relid, IndexStmt *stmt, Oid parent,
+						   bool check_rights)
+{
+#if PG_VERSION_NUM >= 190000
+	return DefineIndex(NULL, relid, stmt, InvalidOid, parent, InvalidOid, -1,
+					   false, check_rights, true, true, true)
+		.objectId;
+#elif PG_VERSION_NUM >= 160000
+	return DefineIndex(relid, stmt, InvalidOid, parent, InvalidOid, -1, false,
+					   check_rights, true, true, true)
+		.objectId;
+#else
+	return DefineIndex(relid, stmt, InvalidOid, parent, InvalidOid, false,
+					   check_rights, true, true, true)
+		.objectId;
+#endif
+}
+
+/* 16 wants the table, 17 no snapshot. */
+static inline BTStack
+refit_bt_search(Relation index, Relation heap, BTScanInsert key, Buffer *buffer,
+				int access)
+{
+#if PG_VERSION_NUM >= 170000
+	return _bt_search(index, heap, key, buffer, access);
+#elif PG_VERSION_NUM >= 160000
+	return _bt_search(index, heap, key, buffer, access, NULL);
+#else
+	return _bt_search(index, key, buffer, access, NULL);
+#endif
+}
+
+/* 17 lets access methods keep something between insertions. */
+static inline void
+refit_index_insert_cleanup(Relation index, IndexInfo *info)
+{
+#if PG_VERSION_NUM >= 170000
+	index_insert_cleanup(index, info);
+#endif
+}
+
+/* 18 knows how much of a table is frozen. */
+static inline void
+refit_set_index_stats(Relation index, BlockNumber pages, double entries)
+{
+#if PG_VERSION_NUM >= 180000
+	vac_update_relstats(index, pages, entries, 0, 0, false,
+						InvalidTransactionId, InvalidMultiXactId, NULL, NULL,
+						false);
+#else
+	vac_update_relstats(index, pages, entries, 0, false, InvalidTransactionId,
+						InvalidMultiXactId, NULL, NULL, false);
+#endif
+}
+
+/* 18 has exclusion constraints that say they are unique or primary keys. */
+static inline void
+refit_forget_exclusion(IndexStmt *stmt)
+{
+	stmt->excludeOpNames = NIL;
+#if PG_VERSION_NUM >= 180000
+	stmt->iswithoutoverlaps = false;
+#endif
+}
+
+/* 16 can leave out columns that are missing. */
+static inline AttrMap *
+refit_attrmap_by_name(TupleDesc indesc, TupleDesc outdesc)
+{
+#if PG_VERSION_NUM >= 160000
+	return build_attrmap_by_name(indesc, outdesc, false);
+#else
+	return build_attrmap_by_name(indesc, outdesc);
+#endif
+}
+
+/* 16 renamed the file node. */
+#if PG_VERSION_NUM >= 160000
+#define refit_locator(rel) ((rel)->rd_locator)
+#else
+#define refit_locator(rel) ((rel)->rd_node)
+#endif
+
+/* 17 renamed the number of a backend. */
+#if PG_VERSION_NUM >= 170000
+#define refit_vxid_backend(vxid) ((vxid).procNumber)
+#else
+#define refit_vxid_backend(vxid) ((vxid).backendId)
+#endif
 
 /* 18 dropped the parameter that told ADD COLUMN from SET DEFAULT. */
 static inline void

@@ -144,6 +144,8 @@ typedef struct RefitMigration
 	int nleaves;	  /* 1 for a plain table, once it is prepared */
 	char *relation;	  /* qualified name when submitted */
 	char *definition; /* actions, or order_by of a repack */
+	Oid object;		  /* the index that it is about, or InvalidOid */
+	char *method;	  /* of an index: auto | incremental | concurrently */
 	char *strategy;	  /* NULL until planned */
 	char *state;
 	char *phase;

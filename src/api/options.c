@@ -35,6 +35,7 @@ static const struct
 	const char *setting; /* PostgreSQL's, that it is a value of; or NULL */
 } options[] = {
 	{"cancel_idle_in_transaction_after", OPTION_DURATION, NULL},
+	{"check", OPTION_BOOL, NULL},
 	{"chunk_time", OPTION_DURATION, NULL},
 	{"cutover_window", OPTION_WINDOW, NULL},
 	{"deadline", OPTION_DEADLINE, NULL},

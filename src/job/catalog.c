@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "job/catalog.h"
+#include "util/baseline.h"
 #include "util/sqlutil.h"
 
 /* Tries for locks that are kept of one migration. */
@@ -62,6 +63,8 @@ enum LoadColumn
 	LOAD_LEAVES,
 	LOAD_LEAF_NUMBER,
 	LOAD_STANDS_STILL,
+	LOAD_OBJECT,
+	LOAD_METHOD,
 	LOAD_SUBMITTED_BY
 };
 
@@ -147,40 +150,6 @@ load_float(int column, double otherwise)
 	return value == NULL ? otherwise : strtod(value, NULL);
 }
 
-/* The next number of a list like "12 13 14". */
-static uint32
-next_number(char **text)
-{
-	return (uint32) strtoul(*text, text, 10);
-}
-
-/* Reads a baseline from its text: xmin xmax overflowed n xid … */
-static void
-parse_baseline(RefitBaseline *b, char *text)
-{
-	b->xmin = next_number(&text);
-	b->xmax = next_number(&text);
-	b->overflowed = next_number(&text) != 0;
-	b->nxip = next_number(&text);
-	b->xip = palloc(sizeof(TransactionId) * (b->nxip + 1));
-	for (int i = 0; i < b->nxip; i++)
-		b->xip[i] = next_number(&text);
-}
-
-/* Writes a baseline as text. */
-static char *
-print_baseline(const RefitBaseline *b)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "%u %u %d %d", b->xmin, b->xmax, b->overflowed,
-					 b->nxip);
-	for (int i = 0; i < b->nxip; i++)
-		appendStringInfo(&buf, " %u", b->xip[i]);
-	return buf.data;
-}
-
 /* Fills how far the verification is. */
 static void
 load_verification(RefitRewrite *r, uint64 row, MemoryContext context)
@@ -238,7 +207,7 @@ load_rewrite(RefitRewrite *r, uint64 row, MemoryContext context)
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
 
-		parse_baseline(&r->baseline, baseline);
+		refit_baseline_parse(&r->baseline, baseline);
 		MemoryContextSwitchTo(old);
 	}
 }
@@ -276,6 +245,8 @@ load_migration(RefitMigration *m, MemoryContext context)
 	m->relid = load_int(LOAD_RELID);
 	m->relation = load_text(context, LOAD_RELATION);
 	m->definition = load_text(context, LOAD_DEFINITION);
+	m->object = load_int(LOAD_OBJECT);
+	m->method = load_text(context, LOAD_METHOD);
 	m->strategy = load_text(context, LOAD_STRATEGY);
 	m->state = load_text(context, LOAD_STATE);
 	m->phase = load_text(context, LOAD_PHASE);
@@ -383,7 +354,7 @@ refit_catalog_load(int64 id)
 		"  AND r.number > 0),"
 		" (SELECT number FROM refit.rewrite r WHERE r.id = m.id"
 		"  AND r.relid = coalesce(p.leaf, m.relid)), p.stands_still::int4,"
-		" m.submitted_by"
+		" m.object::int8, m.method, m.submitted_by"
 		" FROM refit.migration m LEFT JOIN refit.migration_progress p USING (id)"
 		" WHERE m.id = $1";
 	MemoryContext context = CurrentMemoryContext;
@@ -545,7 +516,7 @@ refit_catalog_save_rewrite(const RefitMigration *m)
 	values[10] = Int64GetDatum(r->toast_blocks);
 	values[11] = CStringGetTextDatum(r->fingerprint);
 	values[12] = text_or_null(
-		OidIsValid(r->trigger) ? print_baseline(&r->baseline) : NULL,
+		OidIsValid(r->trigger) ? refit_baseline_print(&r->baseline) : NULL,
 		&nulls[12]);
 	values[13] = ObjectIdGetDatum(m->leaf);
 	values[14] = CStringGetTextDatum(refit_qualified_name(m->leaf));

@@ -53,6 +53,8 @@
 #include "ddl/fate.h"
 #include "guc.h"
 #include "index/concurrent.h"
+#include "index/incremental.h"
+#include "index/plan.h"
 #include "job/catalog.h"
 #include "job/migration.h"
 #include "job/terms.h"
@@ -126,6 +128,12 @@ static const Phase phases[] = {
 	{NULL, "plan", plan_step, false},
 	{"batches", "batches", refit_batch_step, false},
 	{"batches", "cleanup", refit_build_cleanup, true},
+	{"drop", "drop", refit_index_drop_step, false},
+	{"drop", "cleanup", refit_index_cleanup, true},
+	{"incremental", "begin", refit_index_begin, false},
+	{"incremental", "insert", refit_index_insert, false},
+	{"incremental", "publish", refit_index_publish, false},
+	{"incremental", "cleanup", refit_index_cleanup, true},
 	{"mirror", "install", refit_mirror_install, false},
 	{"mirror", "divide", divide_step, false},
 	{"mirror", "batches", refit_batch_step, false},
@@ -458,36 +466,43 @@ is_ddl(const RefitMigration *m)
 	return strcmp(m->kind, "ddl") == 0;
 }
 
+/* Chooses the strategy by the kind of migration; why. */
+static char *
+choose_strategy(RefitMigration *m)
+{
+	const char *mirror = refit_mirror_strategy(m->kind);
+
+	if (refit_index_is_kind(m->kind))
+		return refit_index_plan(m);
+	if (is_ddl(m))
+		return refit_ddl_plan(m);
+	if (strcmp(m->kind, "validate_constraint") == 0)
+	{
+		refit_plan_check_owned(m->relid);
+		m->strategy = "check";
+		return refit_validation_plan(m);
+	}
+	if (refit_statement_is_kind(m->kind))
+	{
+		refit_plan_check_rows(m->relid);
+		m->strategy = "batches";
+		return refit_batch_plan(m);
+	}
+	if (mirror != NULL)
+	{
+		m->strategy = pstrdup(mirror);
+		return refit_mirror_plan(m);
+	}
+	refit_plan_check_table(m->relid, strcmp(m->kind, "alter_table") == 0);
+	return plan_change(m);
+}
+
 /* Phase plan: chooses the strategy, on the table as it is now. */
 static RefitOutcome
 plan_step(RefitMigration *m, RefitBudget *budget)
 {
-	char *reason;
+	char *reason = choose_strategy(m);
 
-	if (is_ddl(m))
-		reason = refit_ddl_plan(m);
-	else if (strcmp(m->kind, "validate_constraint") == 0)
-	{
-		refit_plan_check_owned(m->relid);
-		m->strategy = "check";
-		reason = refit_validation_plan(m);
-	}
-	else if (refit_statement_is_kind(m->kind))
-	{
-		refit_plan_check_rows(m->relid);
-		m->strategy = "batches";
-		reason = refit_batch_plan(m);
-	}
-	else if (refit_mirror_strategy(m->kind) != NULL)
-	{
-		m->strategy = pstrdup(refit_mirror_strategy(m->kind));
-		reason = refit_mirror_plan(m);
-	}
-	else
-	{
-		refit_plan_check_table(m->relid, strcmp(m->kind, "alter_table") == 0);
-		reason = plan_change(m);
-	}
 	refit_catalog_event(m, "plan",
 						psprintf("strategy %s: %s", m->strategy, reason), NULL);
 	REFIT_FAULT("plan.made");
@@ -738,7 +753,7 @@ advance(RefitMigration *m, const Phase *phase, int worked_ms)
 		refit_catalog_save_progress(m);
 		return rest;
 	}
-	if (strcmp(phase->name, "copy") == 0)
+	if (strcmp(phase->name, "copy") == 0 || strcmp(phase->name, "insert") == 0)
 		record_volume(m);
 	if (strcmp(phase->name, "cutover") == 0)
 		end_order_to_cut_over(m);
@@ -1360,7 +1375,8 @@ refit_migration_step(int64 id)
 	/* the cutover, and whatever a client may have been told, is durable */
 	if (m != NULL &&
 		(rest < 0 || m->phase == NULL ||
-		 (strcmp(m->phase, "copy") != 0 && strcmp(m->phase, "batches") != 0)))
+		 (strcmp(m->phase, "copy") != 0 && strcmp(m->phase, "batches") != 0 &&
+		  strcmp(m->phase, "insert") != 0)))
 		ForceSyncCommit();
 	return rest;
 }
@@ -1625,11 +1641,11 @@ refit_migration_find(const RefitSubmission *s)
 static int64
 insert_row(const RefitSubmission *s)
 {
-	Oid types[13] = {TEXTOID, TEXTOID, OIDOID,		TEXTOID,  TEXTOID,
+	Oid types[15] = {TEXTOID, TEXTOID, OIDOID,		TEXTOID,  TEXTOID,
 					 TEXTOID, TEXTOID, INTERVALOID, JSONBOID, TEXTOID,
-					 TEXTOID, TEXTOID, TEXTOID};
-	Datum values[13];
-	bool nulls[13] = {false};
+					 TEXTOID, TEXTOID, TEXTOID,		OIDOID,	  TEXTOID};
+	Datum values[15];
+	bool nulls[15] = {false};
 	int64 id;
 
 	nulls[0] = s->name == NULL;
@@ -1650,16 +1666,19 @@ insert_row(const RefitSubmission *s)
 	values[11] = nulls[11] ? (Datum) 0 : CStringGetTextDatum(s->set_clause);
 	nulls[12] = s->where_clause == NULL;
 	values[12] = nulls[12] ? (Datum) 0 : CStringGetTextDatum(s->where_clause);
+	values[13] = ObjectIdGetDatum(s->object);
+	nulls[14] = s->method == NULL;
+	values[14] = nulls[14] ? (Datum) 0 : CStringGetTextDatum(s->method);
 	SPI_connect();
 	refit_sql("WITH m AS (INSERT INTO refit.migration (name, kind, relid,"
 			  " relation, definition, cutover, verify, revertible, options,"
-			  " search_path, submitted_by, set_clause, where_clause, home,"
-			  " settings)"
+			  " search_path, submitted_by, set_clause, where_clause, object,"
+			  " method, home, settings)"
 			  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-			  "  refit._home(), refit._settings())"
+			  "  $14, $15, refit._home(), refit._settings())"
 			  " RETURNING id), p AS (INSERT INTO refit.migration_progress (id)"
 			  " SELECT id FROM m) SELECT id FROM m",
-			  13, types, values, nulls);
+			  15, types, values, nulls);
 	id = strtoll(SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1),
 				 NULL, 10);
 	SPI_finish();

@@ -25,6 +25,8 @@ typedef struct RefitSubmission
 	const char *kind;
 	Oid relid;
 	const char *definition;
+	Oid object;				  /* the index that it is about, or InvalidOid */
+	const char *method;		  /* of an index; NULL: of none */
 	const char *set_clause;	  /* of a pass over rows */
 	const char *where_clause; /* NULL: every row */
 	const char *cutover;

@@ -277,33 +277,49 @@ refit_governor_after(RefitMigration *m, int worked_ms)
 }
 
 /*
- * Within a step, often: has the budget run out, or does somebody wait?  Who has
- * been seen waiting ends the step, even where the next question comes so soon
- * that nobody looks again.
+ * Does somebody wait for a lock of ours, or has the migration m, if there is one,
+ * gone too far?  A look now and then; what it has seen stands until the step
+ * ends, even where the next question comes so soon that nobody looks again.
  */
-bool
-refit_governor_step_over(const RefitBudget *budget)
+static bool
+must_give_way(RefitMigration *m, instr_time now)
 {
 	static instr_time looked_at;
-	instr_time now;
-	instr_time spent;
+	instr_time spent = now;
 
 	if (waiters > 0 || overshoots)
 		return true;
-	INSTR_TIME_SET_CURRENT(now);
-	spent = now;
-	INSTR_TIME_SUBTRACT(spent, budget->start);
-	if (INSTR_TIME_GET_MILLISEC(spent) >= budget->chunk_ms)
-		return true;
-
-	spent = now;
 	INSTR_TIME_SUBTRACT(spent, looked_at);
 	if (INSTR_TIME_GET_MILLISEC(spent) < WAITERS_LOOK_MS)
 		return false;
 	looked_at = now;
 	waiters = refit_signals_count_waiters();
-	overshoots = budget->m != NULL && refit_signals_stop_step(budget->m);
+	overshoots = m != NULL && refit_signals_stop_step(m);
 	return waiters > 0 || overshoots;
+}
+
+/* Within a step, often: does somebody wait? */
+bool
+refit_governor_is_waited_for(void)
+{
+	instr_time now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return must_give_way(NULL, now);
+}
+
+/* Within a step, often: has the budget run out, or does somebody wait? */
+bool
+refit_governor_step_over(const RefitBudget *budget)
+{
+	instr_time now;
+	instr_time spent;
+
+	INSTR_TIME_SET_CURRENT(now);
+	spent = now;
+	INSTR_TIME_SUBTRACT(spent, budget->start);
+	return INSTR_TIME_GET_MILLISEC(spent) >= budget->chunk_ms ||
+		   must_give_way(budget->m, now);
 }
 
 /* Holds one migration, or all, or lets them go. */

@@ -74,6 +74,8 @@ extern int refit_governor_budget(const RefitMigration *m);
 extern int refit_governor_after(RefitMigration *m, int worked_ms);
 /* Within a step, often: has the budget run out, or does somebody wait? */
 extern bool refit_governor_step_over(const RefitBudget *budget);
+/* The same where time does not matter: does somebody wait? */
+extern bool refit_governor_is_waited_for(void);
 
 /*
  * Holds one migration, or with id 0 all, at a load of ratio: 0 lets them go, 1

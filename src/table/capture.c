@@ -49,6 +49,7 @@
 #include "table/capture.h"
 #include "table/shape.h"
 #include "table/twin.h"
+#include "util/baseline.h"
 #include "util/fault.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
@@ -351,23 +352,6 @@ find_triggers(const RefitMigration *m, TransactionId *xmin, bool *always)
 	return result;
 }
 
-/* Copies a snapshot's view of transactions. */
-static void
-take_baseline(RefitBaseline *b)
-{
-	Snapshot s = GetLatestSnapshot();
-
-	b->xmin = s->xmin;
-	b->xmax = s->xmax;
-	b->overflowed = s->suboverflowed;
-	b->nxip = 0;
-	b->xip = palloc(sizeof(TransactionId) * (s->xcnt + s->subxcnt + 1));
-	for (uint32 i = 0; i < s->xcnt; i++)
-		b->xip[b->nxip++] = s->xip[i];
-	for (int32 i = 0; i < s->subxcnt; i++)
-		b->xip[b->nxip++] = s->subxip[i];
-}
-
 /* Makes the triggers. */
 void
 refit_capture_arm(RefitMigration *m)
@@ -400,7 +384,7 @@ refit_capture_install(RefitMigration *m, RefitBudget *budget)
 	REFIT_FAULT("capture.locked");
 	refit_shape_check(m);
 	refit_capture_arm(m);
-	take_baseline(&m->rewrite.baseline);
+	refit_baseline_take(&m->rewrite.baseline);
 
 	rel = table_open(m->leaf, NoLock);
 	m->rewrite.filenode = rel->rd_rel->relfilenode;
@@ -463,20 +447,6 @@ refit_capture_remove(const RefitMigration *m)
 							PERFORM_DELETION_SKIP_EXTENSIONS);
 	}
 	CommandCounterIncrement();
-}
-
-/* When was this xid's work done?  The test of XidInMVCCSnapshot, on S0. */
-RefitAge
-refit_capture_age(const RefitBaseline *b, TransactionId xid)
-{
-	if (!TransactionIdIsNormal(xid) || TransactionIdPrecedes(xid, b->xmin))
-		return REFIT_BEFORE_CAPTURE;
-	if (TransactionIdFollowsOrEquals(xid, b->xmax))
-		return REFIT_AFTER_CAPTURE;
-	for (int i = 0; i < b->nxip; i++)
-		if (TransactionIdEquals(xid, b->xip[i]))
-			return REFIT_AFTER_CAPTURE;
-	return b->overflowed ? REFIT_AMBIGUOUS : REFIT_BEFORE_CAPTURE;
 }
 
 /* Entries in a log: counted in its first blocks, reckoned from there on. */

@@ -44,14 +44,6 @@
 #include "executor/tuptable.h"
 #include "utils/rel.h"
 
-/* What the baseline says of a transaction. */
-typedef enum RefitAge
-{
-	REFIT_BEFORE_CAPTURE,
-	REFIT_AFTER_CAPTURE,
-	REFIT_AMBIGUOUS
-} RefitAge;
-
 /*
  * Makes an empty log in the work schema for keys of source, which are the
  * columns of that index, be it its own or that of a table with the same ones.
@@ -70,10 +62,6 @@ extern void refit_capture_check(const RefitMigration *m);
 extern void refit_capture_remove(const RefitMigration *m);
 /* Is any of the triggers there? */
 extern bool refit_capture_is_there(const RefitMigration *m);
-
-/* When was this xid's work done? */
-extern RefitAge refit_capture_age(const RefitBaseline *baseline,
-								  TransactionId xid);
 
 /* Marks the key of a row of the table dirty; log is open for writing. */
 extern void refit_capture_mark_dirty(Relation log, TupleTableSlot *row,

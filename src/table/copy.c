@@ -65,6 +65,7 @@
 #include "table/shape.h"
 #include "table/transform.h"
 #include "table/verify.h"
+#include "util/baseline.h"
 #include "util/fault.h"
 
 /* Blocks scanned before the clock is looked at, if no row makes us sooner. */
@@ -107,18 +108,15 @@ static RowFate
 row_fate(const CopyChunk *c, HeapTupleHeader header)
 {
 	const RefitBaseline *baseline = &c->m->rewrite.baseline;
-	TransactionId xmin = HeapTupleHeaderGetRawXmin(header);
 	bool frozen = HeapTupleHeaderXminFrozen(header);
 
-	if (frozen && (!TransactionIdIsNormal(xmin) ||
-				   xmin - baseline->xmin >= c->next_xid - baseline->xmin))
-		return ROW_COPY;
-	switch (refit_capture_age(baseline, xmin))
+	switch (refit_baseline_version_age(
+		baseline, HeapTupleHeaderGetRawXmin(header), frozen, c->next_xid))
 	{
 		case REFIT_BEFORE_CAPTURE:
 			return ROW_COPY;
 		case REFIT_AFTER_CAPTURE:
-			return frozen ? ROW_DIRTY : ROW_SKIP;
+			return ROW_SKIP;
 		case REFIT_AMBIGUOUS:
 			return ROW_DIRTY;
 	}

@@ -113,6 +113,44 @@ refit_shape_find_index(Relation rel, int nkeys, const AttrNumber *attnums)
 	return InvalidOid;
 }
 
+/* A place in a table, where a row has no name. */
+char *
+refit_shape_place_text(ItemPointer tid)
+{
+	return psprintf("(ctid)=((%u,%u))", ItemPointerGetBlockNumber(tid),
+					ItemPointerGetOffsetNumber(tid));
+}
+
+/* The values of some columns of a row as (names)=(values). */
+char *
+refit_shape_row_text(TupleTableSlot *row, int n, const AttrNumber *attnums)
+{
+	StringInfoData names;
+	StringInfoData values;
+
+	if (n == 0)
+		return refit_shape_place_text(&row->tts_tid);
+	initStringInfo(&names);
+	initStringInfo(&values);
+	for (int i = 0; i < n; i++)
+	{
+		Form_pg_attribute att =
+			TupleDescAttr(row->tts_tupleDescriptor, attnums[i] - 1);
+		bool isnull;
+		Datum value = slot_getattr(row, attnums[i], &isnull);
+		Oid output;
+		bool varlena;
+
+		getTypeOutputInfo(att->atttypid, &output, &varlena);
+		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "",
+						 NameStr(att->attname));
+		appendStringInfo(&values, "%s%s", i > 0 ? ", " : "",
+						 isnull ? "null"
+								: OidOutputFunctionCall(output, value));
+	}
+	return psprintf("(%s)=(%s)", names.data, values.data);
+}
+
 /*
  * The definition of a table in one short text.  Where rows written before a
  * column was added find its default is not part of it: VACUUM FULL, which may

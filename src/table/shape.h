@@ -13,6 +13,7 @@
 
 #include "refit.h"
 
+#include "executor/tuptable.h"
 #include "utils/rel.h"
 
 /*
@@ -26,6 +27,10 @@ extern int refit_shape_key_attnums(Oid index, AttrNumber **attnums);
 /* An index of rel over just these columns that can find a row; else 0. */
 extern Oid refit_shape_find_index(Relation rel, int nkeys,
 								  const AttrNumber *attnums);
+/* Columns of a row as (names)=(values), for messages; none: its place. */
+extern char *refit_shape_row_text(TupleTableSlot *row, int n,
+								  const AttrNumber *attnums);
+extern char *refit_shape_place_text(ItemPointer tid);
 /*
  * Columns, defaults, constraints and indexes of a table as one short text.
  * Whatever makes two of them differ makes a plan worthless.

@@ -224,6 +224,13 @@ refit_swap_storage(Oid table, Oid work, List *table_indexes, List *work_indexes)
 	CommandCounterIncrement();
 }
 
+/* Exchanges the storage of two indexes of one table. */
+void
+refit_swap_indexes(Oid a, Oid b)
+{
+	swap_class_rows(a, b);
+}
+
 /* Is the storage of two attributes the same? */
 static bool
 same_layout(Form_pg_attribute a, Form_pg_attribute b, bool same_generated)

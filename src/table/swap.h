@@ -20,6 +20,9 @@
 extern void refit_swap_storage(Oid table, Oid work, List *table_indexes,
 							   List *work_indexes);
 
+/* The same for two indexes of one table that store the same. */
+extern void refit_swap_indexes(Oid a, Oid b);
+
 /*
  * An ERROR unless rows of one can be read through the other.  A blank knows no
  * generated columns; same_generated false leaves them out.

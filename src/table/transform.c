@@ -818,42 +818,25 @@ refit_transform_get_key(RefitTransform *t, TupleTableSlot *row, Datum *key)
 char *
 refit_transform_key_text(RefitTransform *t, TupleTableSlot *row)
 {
-	StringInfoData names;
-	StringInfoData values;
-
-	initStringInfo(&names);
-	initStringInfo(&values);
-	for (int i = 0; i < t->nkeys; i++)
-	{
-		Form_pg_attribute att =
-			TupleDescAttr(row->tts_tupleDescriptor, t->key_attnums[i] - 1);
-		bool isnull;
-		Datum value = slot_getattr(row, t->key_attnums[i], &isnull);
-		Oid output;
-		bool varlena;
-
-		getTypeOutputInfo(att->atttypid, &output, &varlena);
-		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "",
-						 NameStr(att->attname));
-		appendStringInfo(&values, "%s%s", i > 0 ? ", " : "",
-						 isnull ? "null"
-								: OidOutputFunctionCall(output, value));
-	}
-	return psprintf("(%s)=(%s)", names.data, values.data);
+	return refit_shape_row_text(row, t->nkeys, t->key_attnums);
 }
 
 /* Remembers the row that an error was raised for. */
 void
+refit_transform_note_failing_key(const char *key)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	failing_row = psprintf("The row with key %s is at fault.", key);
+	MemoryContextSwitchTo(old);
+}
+
+/* Remembers the row that was at work. */
+void
 refit_transform_note_failure(RefitTransform *t)
 {
-	MemoryContext old;
-
-	if (t->input == NULL)
-		return;
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	failing_row = psprintf("The row with key %s is at fault.",
-						   refit_transform_key_text(t, t->input));
-	MemoryContextSwitchTo(old);
+	if (t->input != NULL)
+		refit_transform_note_failing_key(refit_transform_key_text(t, t->input));
 }
 
 /* Takes what was noted. */

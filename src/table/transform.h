@@ -115,6 +115,8 @@ extern bool refit_transform_is_copied(Expr **exprs, AttrNumber attnum);
  * the message that the migration fails with.
  */
 extern void refit_transform_note_failure(RefitTransform *t);
+/* The same for a row whose key is known as text. */
+extern void refit_transform_note_failing_key(const char *key);
 /* Takes what was noted; NULL when no row was at fault. */
 extern char *refit_transform_take_failure(void);
 

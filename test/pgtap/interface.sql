@@ -16,6 +16,9 @@ CREATE FUNCTION pg_temp.signature(name text) RETURNS text LANGUAGE sql AS $$
 $$;
 SELECT is(pg_temp.signature(name), signature, 'refit.' || name) FROM (VALUES
 	('alter_table', 'relation regclass, actions text, name text DEFAULT NULL::text, cutover text DEFAULT ''auto''::text, revertible interval DEFAULT NULL::interval, verify text DEFAULT ''full''::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('create_index', 'definition text, name text DEFAULT NULL::text, method text DEFAULT ''auto''::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('rebuild_index', 'index regclass, name text DEFAULT NULL::text, method text DEFAULT ''auto''::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
+	('drop_index', 'index regclass, name text DEFAULT NULL::text -> bigint'),
 	('repack', 'relation regclass, order_by text DEFAULT NULL::text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
 	('mirror_column', 'relation regclass, source_column name, target_column name, expression text DEFAULT NULL::text, reverse_expression text DEFAULT NULL::text, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),
 	('unmirror_column', 'relation regclass, target_column name, name text DEFAULT NULL::text, options jsonb DEFAULT ''{}''::jsonb -> bigint'),

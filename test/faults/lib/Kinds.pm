@@ -94,6 +94,34 @@ our @KINDS = (
 		sql => $on_tree,
 	},
 	{
+		name => 'create index',
+		submit => q{SELECT refit.create_index('CREATE UNIQUE INDEX made ON app.t (n, id)',}
+		  . q{ method => 'incremental', options => '{"chunk_time": "10ms"}')},
+		final => 'completed',
+		changed => "SELECT EXISTS (SELECT FROM pg_index"
+		  . " WHERE indexrelid = to_regclass('app.made') AND indisvalid)",
+		held => 'begin.made',
+		short => ['kill'],
+	},
+	{
+		name => 'create index, partition tree',
+		table => 'make_tree',
+		submit => q{SELECT refit.create_index('CREATE INDEX made ON app.t USING hash (n)',}
+		  . q{ method => 'incremental', options => '{"chunk_time": "10ms"}')},
+		final => 'completed',
+		changed => "SELECT EXISTS (SELECT FROM pg_index"
+		  . " WHERE indexrelid = to_regclass('app.made') AND indisvalid)",
+		held => 'begin.made',
+		sql => $on_tree,
+	},
+	{
+		name => 'rebuild index',
+		submit => q{SELECT refit.rebuild_index('app.t_pkey',}
+		  . q{ method => 'incremental', options => '{"chunk_time": "10ms"}')},
+		final => 'completed',
+		held => 'begin.made',
+	},
+	{
 		name => 'ready',
 		submit => "SELECT refit.alter_table('app.t', 'ALTER id TYPE bigint',"
 		  . " cutover => 'manual')",
