@@ -93,7 +93,7 @@ ALTER TABLE source ADD CONSTRAINT full_match FOREIGN KEY (c, b, a) REFERENCES ta
 SELECT refit.validate_constraint('source', 'full_match') AS id \gset
 SELECT outcome(:id);
 ALTER TABLE source DROP CONSTRAINT full_match;
-INSERT INTO source VALUES (4, 9, NULL, 9), (5, NULL, 'one', 1);
+INSERT INTO source VALUES (5, NULL, 'one', 1);
 ALTER TABLE source ADD CONSTRAINT simple_match FOREIGN KEY (c, b, a) REFERENCES target (c, b, a) NOT VALID,
 	ADD CONSTRAINT full_match FOREIGN KEY (c, b, a) REFERENCES target (c, b, a)
 	MATCH FULL NOT VALID;

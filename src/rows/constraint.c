@@ -79,11 +79,13 @@ enum
 	COL_VALID,
 	COL_TARGET,
 	COL_TARGET_INDEX,
+	COL_LARGE,
 	COL_TEMPORAL,
 	COL_FILENODE,
 	COL_SINCE,
 	COL_KEY,
 	COL_REFERENCE,
+	COL_ORDER,
 	COL_VIOLATES
 };
 
@@ -106,9 +108,11 @@ read_owed(HeapTuple row, TupleDesc desc)
 	c->type = text_of(row, desc, COL_TYPE)[0];
 	c->target = number_of(row, desc, COL_TARGET);
 	c->target_index = number_of(row, desc, COL_TARGET_INDEX);
+	c->by_probes = number_of(row, desc, COL_LARGE) != 0;
 	c->by_trigger = number_of(row, desc, COL_TEMPORAL) != 0;
 	c->key = text_of(row, desc, COL_KEY);
 	c->reference = text_of(row, desc, COL_REFERENCE);
+	c->order = text_of(row, desc, COL_ORDER);
 	c->violates = text_of(row, desc, COL_VIOLATES);
 	return owed;
 }
@@ -133,8 +137,10 @@ next_owed(const RefitMigration *m)
 			  1, types, values, NULL);
 	refit_sql("SELECT w.relid::int8, c.oid::int8, w.conname, c.conname,"
 			  " c.contype, c.convalidated::int4, c.confrelid::int8,"
-			  " c.conindid::int8, " IS_TEMPORAL "::int4, w.filenode::int8,"
-			  " w.since, " KEY_OF_ROW ", " REFERENCE_OF_ROW ", " ROW_VIOLATES
+			  " c.conindid::int8, " REFERENCED_IS_LARGE "::int4,"
+			  " " IS_TEMPORAL "::int4, w.filenode::int8,"
+			  " w.since, " KEY_OF_ROW ", " REFERENCE_OF_ROW ", " REFERENCE_ORDER
+			  ", " ROW_VIOLATES
 			  " FROM refit.owed w LEFT JOIN pg_catalog.pg_constraint c"
 			  "  ON c.oid = w.conoid AND c.conrelid = w.relid"
 			  " WHERE w.id = $1 AND NOT w.done"

@@ -30,23 +30,55 @@
 #include "util/sqlutil.h"
 
 /*
- * The query.  That two bounds are given for the age lets the planner expect few
- * rows, which they are: it must not hash the referenced table for them.
+ * The rows of the range.  That two bounds are given for the age lets the planner
+ * expect few rows, which they are: it must not hash the referenced table for them.
  */
+static char *
+rows_text(const RefitConstraint *c, const RefitRange *range)
+{
+	return psprintf(
+		"ONLY %s x WHERE x.ctid >= $1 AND x.ctid < $2%s",
+		refit_qualified_name(c->relid),
+		range->recent ? " AND age(x.xmin) BETWEEN '-2147483648' AND $3" : "");
+}
+
+/* The query.  An index is probed in its order, page by page. */
 static char *
 query_text(const RefitConstraint *c, const RefitRange *range)
 {
-	return psprintf(
-		"SELECT left(%s, 500), left(%s, 500) FROM ONLY %s x"
-		" WHERE x.ctid >= $1 AND x.ctid < $2%s AND %s LIMIT 1",
-		c->key, c->reference, refit_qualified_name(c->relid),
-		range->recent ? " AND age(x.xmin) BETWEEN '-2147483648' AND $3" : "",
-		c->violates);
+	char *rows = rows_text(c, range);
+
+	if (c->by_probes && c->order != NULL)
+		return psprintf("SELECT left(%s, 500), left(%s, 500) FROM"
+						" (SELECT x.ctid, x.* FROM %s ORDER BY %s) x"
+						" WHERE %s LIMIT 1",
+						c->key, c->reference, rows, c->order, c->violates);
+	return psprintf("SELECT left(%s, 500), left(%s, 500) FROM %s AND %s"
+					" LIMIT 1",
+					c->key, c->reference, rows, c->violates);
 }
 
-/* Runs it as RI's initial check is: with memory to hash the referenced table. */
+/*
+ * How the query is to be planned.  Not in parallel: PostgreSQL would scan the whole
+ * table, where without it reads the range alone.
+ */
+static void
+set_planner(const RefitConstraint *c)
+{
+	refit_set_local("work_mem", psprintf("%d", maintenance_work_mem));
+	refit_set_local("hash_mem_multiplier", "1");
+	refit_set_local("max_parallel_workers_per_gather", "0");
+	if (c->by_probes)
+	{
+		refit_set_local("enable_hashjoin", "off");
+		refit_set_local("enable_mergejoin", "off");
+	}
+}
+
+/* Runs it with the owner's rights, row security off. */
 static bool
-run_query(const char *sql, Datum *values, Snapshot snapshot)
+run_query(const RefitConstraint *c, const char *sql, Datum *values,
+		  Snapshot snapshot)
 {
 	Oid types[3] = {TIDOID, TIDOID, INT4OID};
 	int guc_level = NewGUCNestLevel();
@@ -54,8 +86,7 @@ run_query(const char *sql, Datum *values, Snapshot snapshot)
 	Oid userid;
 	int sec_context;
 
-	refit_set_local("work_mem", psprintf("%d", maintenance_work_mem));
-	refit_set_local("hash_mem_multiplier", "1");
+	set_planner(c);
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(userid, sec_context | SECURITY_NOFORCE_RLS);
 	plan = SPI_prepare(sql, lengthof(types), types);
@@ -94,7 +125,7 @@ find_by_query(const RefitConstraint *c, const RefitRange *range)
 	values[1] = PointerGetDatum(&last);
 	values[2] = Int32GetDatum(range->age);
 	SPI_connect();
-	if (run_query(query_text(c, range), values, range->snapshot))
+	if (run_query(c, query_text(c, range), values, range->snapshot))
 	{
 		result = MemoryContextAlloc(context, sizeof(RefitViolation));
 		result->key = found_value(1, context);

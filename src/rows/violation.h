@@ -27,6 +27,8 @@ typedef struct RefitConstraint
 	char *key;		 /* SQL that names a row x */
 	char *reference; /* and the columns of a foreign key */
 	char *violates;	 /* SQL: does the row x violate it? */
+	char *order;	 /* SQL: for probes of neighbours in turn, or NULL */
+	bool by_probes;	 /* look for partners in the index */
 	bool by_trigger; /* RI alone can tell */
 	Oid target;		 /* of a foreign key: the table it refers to */
 	Oid target_index;

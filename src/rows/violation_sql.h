@@ -105,6 +105,30 @@
 	"CASE c.contype WHEN 'f' THEN " COLUMNS_OF_ROW("c.conkey") \
 	" ELSE 'NULL::text' END"
 
+/*
+ * Is the table that a foreign key refers to so large, or of unknown size, that its
+ * index is to be probed?  To hash it for each chunk would cost more.
+ */
+#define REFERENCED_IS_LARGE \
+	"coalesce((SELECT reltuples NOT BETWEEN 0 AND 50000" \
+	" FROM pg_catalog.pg_class WHERE oid = c.confrelid), false)"
+
+/*
+ * The columns of a foreign key as its operators take them, for ORDER BY; NULL where
+ * they have no order.
+ */
+#define REFERENCE_ORDER \
+	"CASE c.contype WHEN 'f' THEN (SELECT CASE WHEN bool_and(EXISTS (" \
+	"   SELECT FROM pg_catalog.pg_opclass WHERE opcmethod = 403" \
+	"   AND opcdefault AND opcintype = o.oprright)) THEN" \
+	"  string_agg(format('x.%I%s', a.attname, r.as_type), ', '" \
+	"   ORDER BY k.n) END" \
+	" FROM unnest(c.conkey, c.conpfeqop) WITH ORDINALITY AS k(f, op, n)" \
+	" JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid" \
+	"  AND a.attnum = k.f" \
+	" JOIN pg_catalog.pg_operator o ON o.oid = k.op" \
+	OPERAND_CAST("o.oprright", "r") ") END"
+
 /* A foreign key that only RI's own trigger can tell about: one with PERIOD. */
 #define IS_TEMPORAL \
 	"coalesce((to_jsonb(c) ->> 'conperiod')::boolean, false)"
