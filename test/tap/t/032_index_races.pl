@@ -24,7 +24,7 @@ sub submit_held
 DROP TABLE IF EXISTS t;
 CREATE TABLE t (id int PRIMARY KEY, k int, u int, p point) WITH (fillfactor = 30);
 INSERT INTO t SELECT i, i % 1000, i, point(i, i) FROM generate_series(1, 30000) i;
-SELECT refit.throttle(0.9);
+SELECT refit.throttle(0.97);
 SQL
 	$id = sql(qq{SELECT refit.create_index('$definition', method => 'incremental',
 		options => '{"chunk_time": "10ms"}')});
@@ -32,7 +32,7 @@ SQL
 		"SELECT next_block > 0 FROM refit.index_build WHERE id = $id");
 	sql('SELECT refit.throttle(1)');
 	wait_for($node, 'postgres', 'it stands still',
-		"SELECT throttled_by = 'manual' FROM refit.progress WHERE id = $id");
+		"SELECT stands_still FROM refit.migration_progress WHERE id = $id");
 	return $id;
 }
 
