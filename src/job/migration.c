@@ -395,7 +395,14 @@ begin_help(int64 id)
 	return LockAcquire(&tag, ShareLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
-/* Ids of migrations that a worker could be started for, in order. */
+/*
+ * Ids of migrations that a worker could be started for, in order.
+ *
+ * A claim of a worker's is one.  Another session's may be that of a control
+ * function whose transaction has just committed and is about to give it back:
+ * nobody would look again.  A worker waits for it a moment, and leaves if it is
+ * refit.run() that has it.
+ */
 List *
 refit_migration_startable(void)
 {
@@ -414,7 +421,9 @@ refit_migration_startable(void)
 			  "  AND refit._overlap(e.relid, m.relid)"
 			  "  AND (e.phase IS NULL, e.id) < (m.phase IS NULL, m.id))"
 			  " AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l"
+			  "  JOIN pg_catalog.pg_stat_activity a USING (pid)"
 			  "  WHERE l.locktype = 'advisory' AND l.objsubid = $1"
+			  "  AND a.backend_type LIKE 'pg_refit%'"
 			  "  AND l.database = (SELECT oid FROM pg_catalog.pg_database"
 			  "   WHERE datname = current_database())"
 			  "  AND l.classid::int8 = m.id >> 32"
