@@ -17,6 +17,7 @@
 #include "commands/defrem.h"
 #include "miscadmin.h"
 #include "parser/parse_utilcmd.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 
 #include "index/definition.h"
