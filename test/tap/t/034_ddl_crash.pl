@@ -78,6 +78,12 @@ $old->query_safe('COMMIT');
 $old->quit;
 stop_writer($writer);
 
+# Makes durable what a command has committed, or it may have left nothing behind.
+sub flush_wal
+{
+	$node->safe_psql($db, "SELECT pg_logical_emit_message(true, 'test', '')");
+}
+
 # the worker killed, and the server stopped, in the build
 foreach my $how ('killed', 'crashed')
 {
@@ -85,6 +91,7 @@ foreach my $how ('killed', 'crashed')
 	$id = submit_index($how);
 	wait_gate($node, $db, $id, 'command');
 	my $victim = worker_pid($node, $db, $id);
+	flush_wal();
 	if ($how eq 'killed') { kill 'KILL', $victim }
 	else
 	{
@@ -108,6 +115,7 @@ close_gate($node, $db, 't', INDEX_GATE);
 $id = $node->safe_psql($db, "SELECT refit.ddl('REINDEX INDEX CONCURRENTLY killed')");
 wait_gate($node, $db, $id, 'command');
 is(index_state('killed_ccnew'), 'f', 'REINDEX has begun');
+flush_wal();
 kill 'KILL', worker_pid($node, $db, $id);
 wait_for($node, $db, 'another worker builds',
 	"SELECT EXISTS (SELECT FROM refit.event WHERE migration_id = $id"

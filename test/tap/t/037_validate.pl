@@ -118,28 +118,35 @@ sub is_valid
 		$expected, $what);
 }
 
+# Submits a validation of which the row at the end has moved to blocks that were
+# read.
+sub validate_moved
+{
+	my $id;
+
+	make_orders('customer');
+	$id = validate('to_customer', 0.95);
+	pause_halfway($id);
+	$node->safe_psql('postgres', "DELETE FROM orders WHERE id < 100");
+	$node->safe_psql('postgres', 'VACUUM (INDEX_CLEANUP on) orders');
+	$node->safe_psql('postgres', "UPDATE orders SET n = 1 WHERE id = ${\ROWS}");
+	is( $node->safe_psql('postgres',
+			"SELECT ctid < '(512,0)', CASE WHEN ctid >= '(512,0)' THEN ctid END"
+			  . " FROM orders WHERE id = ${\ROWS}"),
+		't|',
+		'the row has moved to a block that was read');
+	return $id;
+}
+
 # An UPDATE that leaves the columns of a foreign key alone is not held to it: it
 # carries a row from blocks not yet read to ones that were.
-make_orders('customer');
-my $id = validate('to_customer', 0.95);
-pause_halfway($id);
-$node->safe_psql('postgres', "DELETE FROM orders WHERE id < 100");
-$node->safe_psql('postgres', 'VACUUM (INDEX_CLEANUP on) orders');
-$node->safe_psql('postgres', "UPDATE orders SET n = 1 WHERE id = ${\ROWS}");
-is( $node->safe_psql('postgres',
-		"SELECT ctid < '(512,0)', CASE WHEN ctid >= '(512,0)' THEN ctid END"
-		  . " FROM orders WHERE id = ${\ROWS}"),
-	't|',
-	'the row has moved to a block that was read');
+my $id = validate_moved();
 resume($id);
 check_failed($id, 'a row that moved is found');
 is_valid('to_customer', 'f', 'the constraint stays as it was');
 
 # Frozen meanwhile, it is found too; so it is when VACUUM FULL moves it.
-$node->safe_psql('postgres', "SELECT refit.throttle(0.95, id => $id)");
-$node->safe_psql('postgres', "SELECT refit.retry($id)");
-pause_halfway($id);
-$node->safe_psql('postgres', "UPDATE orders SET n = 2 WHERE id = ${\ROWS}");
+$id = validate_moved();
 $node->safe_psql('postgres', 'VACUUM (FREEZE) orders');
 resume($id);
 check_failed($id, 'a row that moved and was frozen is found');
