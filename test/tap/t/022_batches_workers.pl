@@ -41,7 +41,7 @@ sub submit_slow
 BEGIN;
 SELECT refit.backfill('$table', 'n = n + 1',
 	options => '{"chunk_time": "10ms", "workers": $workers}') AS id \\gset
-SELECT refit.throttle(0.9, id => :id) \\g /dev/null
+SELECT refit.throttle(0.99, id => :id) \\g /dev/null
 COMMIT;
 SELECT :id;
 SQL
