@@ -161,10 +161,12 @@ BEGIN
 	RETURN 1;
 END \$\$;
 SQL
-$id = sql("SELECT refit.backfill('cursed', 'n = n + curse(id)',"
-	  . " options => '{\"chunk_time\": \"10ms\", \"workers\": 2}')");
+# the server may be gone before it answers
+$node->psql('postgres', "SELECT refit.backfill('cursed', 'n = n + curse(id)',"
+	  . " name => 'cursed', options => '{\"chunk_time\": \"10ms\", \"workers\": 2}')");
 wait_for($node, 'postgres', 'it is over',
-	"SELECT finished_at IS NOT NULL FROM refit.migration WHERE id = $id");
+	"SELECT finished_at IS NOT NULL FROM refit.migration WHERE name = 'cursed'");
+$id = sql("SELECT id FROM refit.migration WHERE name = 'cursed'");
 is(sql("SELECT state, error_code FROM refit.migration WHERE id = $id"),
 	'failed|57P02', 'a row that kills its process each time ends the migration');
 unlink $node->data_dir . '/curse';
