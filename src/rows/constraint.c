@@ -16,6 +16,7 @@
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "optimizer/plancat.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -491,10 +492,14 @@ static void
 show_progress(RefitMigration *m, const Owed *owed, Relation rel)
 {
 	RefitProgress *p = &m->progress;
+	BlockNumber pages;
+	double rows; /* by statistics, or by the width of rows */
+	double visible;
 
 	p->message =
 		psprintf("checking rows against \"%s\"", owed->constraint.name);
-	p->rows_total = (int64) Max(rel->rd_rel->reltuples, 0);
+	estimate_rel_size(rel, NULL, &pages, &rows, &visible);
+	p->rows_total = (int64) rows;
 	p->rows_done = p->rows_total * p->cursor / Max(p->cursor_end, 1);
 	p->bytes_done = p->cursor * BLCKSZ;
 	p->bytes_total = p->cursor_end * BLCKSZ;
