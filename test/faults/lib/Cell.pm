@@ -151,6 +151,7 @@ sub reach_point
 	my @until = grep { $seen || ($seen = $_ eq ($held // '')) } @{ $self->{points} };
 
 	$self->{postmaster} = $server->postmaster;
+	shift @until if $self->{kind}{once};
 	if (!grep { $_ eq $self->{point} } @until)
 	{
 		$self->await_point($self->{point}, $action, sub { $self->submit });

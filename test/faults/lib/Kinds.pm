@@ -36,6 +36,7 @@ my $on_tree = { 'create index' => 'CREATE INDEX more ON app.t (n)' };
 # complete	is true when it is completed, and perhaps before
 # held		a point where the worker is held while rows are written, so that the
 #			points after it find some
+# once		that point is reached once: at itself nothing is held before
 # late		only the points from there on count, when they come again
 # short		the faults of the list for CI
 # without	faults that make no sense: a statement names its table
@@ -101,6 +102,7 @@ our @KINDS = (
 		changed => "SELECT EXISTS (SELECT FROM pg_index"
 		  . " WHERE indexrelid = to_regclass('app.made') AND indisvalid)",
 		held => 'begin.made',
+		once => 1,
 		short => ['kill'],
 	},
 	{
@@ -112,6 +114,7 @@ our @KINDS = (
 		changed => "SELECT EXISTS (SELECT FROM pg_index"
 		  . " WHERE indexrelid = to_regclass('app.made') AND indisvalid)",
 		held => 'begin.made',
+		once => 1,
 		sql => $on_tree,
 	},
 	{
@@ -120,6 +123,7 @@ our @KINDS = (
 		  . q{ method => 'incremental', options => '{"chunk_time": "10ms"}')},
 		final => 'completed',
 		held => 'begin.made',
+		once => 1,
 	},
 	{
 		name => 'ready',

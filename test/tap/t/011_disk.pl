@@ -247,7 +247,7 @@ wait_gate($node, 'postgres', $id, 'index');
 fill(KEPT_MB + 1);
 open_gate($node, INDEX_GATE);
 wait_for($node, 'postgres', 'it waits for room', <<"SQL");
-SELECT throttled_by ~ '^free_disk:'
+SELECT throttled_by ~ '^free_disk'
 	AND message ~ '^waiting for disk space to build an index: tablespace "small" .* needed'
 	FROM refit.progress WHERE id = $id
 SQL

@@ -93,7 +93,10 @@ BEGIN
 END $$;
 SQL
 	$id = submit($node, 'postgres', 'cursed',
-		actions => 'ALTER COLUMN id TYPE bigint, ALTER COLUMN k TYPE int USING public.curse(k)');
+		actions => 'ALTER COLUMN id TYPE bigint, ALTER COLUMN k TYPE int USING public.curse(k)',
+		throttle => 1);
+	# the server may be gone before it answers
+	$node->psql('postgres', "SELECT refit.throttle(0, id => $id)");
 	wait_for($node, 'postgres', 'it is over',
 		"SELECT finished_at IS NOT NULL FROM refit.migration WHERE id = $id");
 	is( sql("SELECT state, error_code FROM refit.migration WHERE id = $id"),
