@@ -375,6 +375,7 @@ SELECT * FROM ended(:id);
 SELECT * FROM route(:id);
 SELECT * FROM named(:id);
 SELECT count(*) FILTER (WHERE n = id), count(*) FILTER (WHERE n <> id) FROM p WHERE grp < 10;
+CLUSTER p USING p_pkey; -- rows with the same key are gone over as they stand
 SELECT refit.backfill('p', 'n = s::int + 1', 'grp < 10') AS id \gset
 SELECT * FROM ended(:id);
 SELECT * FROM named(:id);
