@@ -19,11 +19,14 @@
 #include "util/sqlutil.h"
 
 /*
- * What a standby is taken to replay in a second, where its lag is known in
- * bytes only: about what the one process that replays does on common
- * hardware, when the pages are in memory.
+ * What a standby is taken to replay in a second.  At most: about what the one
+ * process that replays does on common hardware, when the pages are in memory.
+ * At first, before it has been seen at work: so little that the burst of a
+ * first chunk ends before a slow one is far behind, and so much that what is
+ * on its way to a fast one that is far away does not look like lag.
  */
-#define BYTES_PER_SECOND (64.0 * 1024 * 1024)
+#define MOST_RATE (64.0 * 1024 * 1024)
+#define FIRST_RATE (8.0 * 1024 * 1024)
 
 /*
  * How fast a standby replays is measured while it has at least so much before
@@ -33,7 +36,7 @@
 #define MEASURE_MS 300
 #define LEAST_RATE (1024.0 * 1024)
 #define RATE_GROWTH \
-	1.1 /* from one reading to the next, while it is not known */
+	1.04 /* from one reading to the next, while it is not known */
 
 /* Standbys whose position is remembered from one reading to the next. */
 #define MAX_MARKS 32
@@ -102,7 +105,7 @@ ms_to_replay(StandbyMark *mark, const Standby *standby)
 	else if (mark->since != 0 &&
 			 TimestampDifferenceExceeds(mark->since, now, MEASURE_MS))
 		mark->rate = rate < mark->rate ? rate : (mark->rate + rate) / 2;
-	mark->rate = Max(Min(mark->rate, BYTES_PER_SECOND), LEAST_RATE);
+	mark->rate = Max(Min(mark->rate, MOST_RATE), LEAST_RATE);
 
 	if (!is_busy)
 		mark->since = 0;
@@ -131,7 +134,7 @@ find_mark(const Standby *standby)
 	}
 	memset(oldest, 0, sizeof(StandbyMark));
 	oldest->pid = standby->pid;
-	oldest->rate = BYTES_PER_SECOND;
+	oldest->rate = FIRST_RATE;
 	return oldest;
 }
 

@@ -14,6 +14,7 @@
 
 #include "access/xlog_internal.h"
 #include "catalog/pg_type.h"
+#include "executor/instrument.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "postmaster/bgwriter.h"
@@ -49,6 +50,9 @@
 
 /* Checkpoints that were forced, one soon after the other. */
 #define PRESSURE_HARD 3
+
+/* One is ours when we have written this share of the WAL before it. */
+#define PRESSURE_SHARE 0.1
 
 /* Where WAL ended at some time. */
 typedef struct WalSample
@@ -205,16 +209,29 @@ static struct
 	bool has_looked;
 	RefitCheckpoints counts;
 	XLogRecPtr redo; /* of the last one that is counted */
+	uint64 own;		 /* what this process had written then */
 	TimestampTz at;	 /* of the last one that was forced */
 	int in_a_row;
 } seen;
 
 /*
- * Counts the checkpoints that have come since the last look.  The server moves
- * the redo pointer first and counts a little later.
+ * Has this process had its share in it?  Where others force checkpoints, and go
+ * on to while we stand still, our standing still helps nobody, and we would
+ * never get done.
+ */
+static bool
+is_ours(XLogRecPtr from, XLogRecPtr to)
+{
+	return pgWalUsage.wal_bytes - seen.own >= (to - from) * PRESSURE_SHARE;
+}
+
+/*
+ * Counts the checkpoints that have come since the last look; for a migration
+ * those that it has forced.  The server moves the redo pointer first and counts
+ * a little later.
  */
 static void
-look_at_checkpoints(void)
+look_at_checkpoints(bool ours_only)
 {
 	RefitCheckpoints counts = refit_count_checkpoints();
 	XLogRecPtr redo = GetRedoRecPtr();
@@ -224,13 +241,17 @@ look_at_checkpoints(void)
 	if (TimestampDifferenceExceeds(seen.at, now, CheckPointWarning * 1000) ||
 		counts.timed != seen.counts.timed)
 		seen.in_a_row = 0;
-	if (seen.has_looked && requested > 0 && is_forced_by_wal(seen.redo, redo))
+	if (seen.has_looked && requested > 0 && is_forced_by_wal(seen.redo, redo) &&
+		(!ours_only || is_ours(seen.redo, redo)))
 	{
 		seen.in_a_row += requested;
 		seen.at = now;
 	}
 	if (!seen.has_looked || requested != 0 || counts.timed != seen.counts.timed)
+	{
 		seen.redo = redo;
+		seen.own = pgWalUsage.wal_bytes;
+	}
 	seen.counts = counts;
 	seen.has_looked = true;
 }
@@ -239,13 +260,14 @@ look_at_checkpoints(void)
  * checkpoint_pressure: checkpoints that were forced by the amount of WAL, each
  * sooner after the last one than checkpoint_warning, which is when the server
  * complains too.  It is over when none came for so long, or the next one came by
- * time.  Off where checkpoint_warning is.
+ * time.  Off where checkpoint_warning is.  A migration is slowed by those that
+ * it has had a share in; who looks at refit.signals sees all.
  */
 void
 refit_signal_checkpoint_pressure(RefitMigration *m, RefitSignal *signal,
 								 char *reason)
 {
-	look_at_checkpoints();
+	look_at_checkpoints(m != NULL);
 	signal->unit = "checkpoints";
 	signal->soft_limit = 0;
 	signal->hard_limit = PRESSURE_HARD;

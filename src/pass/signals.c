@@ -46,7 +46,7 @@ static SignalEntry signals[] = {
 	{"lock_waiters", refit_signal_lock_waiters, 0},
 	{"manual", refit_signal_manual, 0},
 	{"oldest_xmin", refit_signal_oldest_xmin, 2000},
-	{"replica_lag", refit_signal_replica_lag, 100, true},
+	{"replica_lag", refit_signal_replica_lag, 40, true},
 	{"signal_function", refit_signal_function_load, 1000},
 	{"slot_retention", refit_signal_slot_retention, 1000},
 	{"vacuum", refit_signal_vacuum, 500},
