@@ -94,7 +94,7 @@ $receiver->kill_kill(grace => 1);
 # it may and a client writes the time.
 my $replay = start_sql($standby, <<"SQL");
 DO \$\$
-DECLARE until timestamptz := clock_timestamp() + interval '@{[SAMPLE_S + 1]} s';
+DECLARE until timestamptz := clock_timestamp() + interval '@{[SAMPLE_S + 2]} s';
 BEGIN
 	WHILE clock_timestamp() < until LOOP
 		PERFORM pg_wal_replay_pause();
@@ -105,7 +105,9 @@ BEGIN
 	END LOOP;
 END \$\$
 SQL
-my $beats = start_sql($node, 'CALL beats(' . (SAMPLE_S + 1) . ')');
+my $beats = start_sql($node, 'CALL beats(' . (SAMPLE_S + 2) . ')');
+wait_for($standby, 'postgres', 'the time of now is there',
+	q(SELECT at > clock_timestamp() - interval '0.5 s' FROM beat));
 my $id = sql(q(SELECT refit.backfill('t', 'n = n + 1')));
 my $lags = $standby->safe_psql('postgres', <<"SQL");
 DO \$\$
