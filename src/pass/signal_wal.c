@@ -51,8 +51,11 @@
 /* Checkpoints that were forced, one soon after the other. */
 #define PRESSURE_HARD 3
 
-/* One is ours when we have written this share of the WAL before it. */
-#define PRESSURE_SHARE 0.1
+/*
+ * One is ours when the migration has written this share of the WAL before it;
+ * each of several workers knows what itself has written.
+ */
+#define PRESSURE_SHARE 0.5
 
 /* Where WAL ended at some time. */
 typedef struct WalSample
@@ -215,14 +218,18 @@ static struct
 } seen;
 
 /*
- * Has this process had its share in it?  Where others force checkpoints, and go
- * on to while we stand still, our standing still helps nobody, and we would
- * never get done.
+ * Has the migration forced it?  Where others force checkpoints, and go on to
+ * while we stand still, our standing still helps nobody, and we would never get
+ * done.
  */
 static bool
-is_ours(XLogRecPtr from, XLogRecPtr to)
+is_ours(const RefitMigration *m, XLogRecPtr from, XLogRecPtr to)
 {
-	return pgWalUsage.wal_bytes - seen.own >= (to - from) * PRESSURE_SHARE;
+	char *option = refit_catalog_option(m, "workers");
+	int workers = option == NULL ? 1 : Max(atoi(option), 1);
+
+	return (pgWalUsage.wal_bytes - seen.own) * workers >=
+		   (to - from) * PRESSURE_SHARE;
 }
 
 /*
@@ -231,7 +238,7 @@ is_ours(XLogRecPtr from, XLogRecPtr to)
  * a little later.
  */
 static void
-look_at_checkpoints(bool ours_only)
+look_at_checkpoints(const RefitMigration *m)
 {
 	RefitCheckpoints counts = refit_count_checkpoints();
 	XLogRecPtr redo = GetRedoRecPtr();
@@ -242,7 +249,7 @@ look_at_checkpoints(bool ours_only)
 		counts.timed != seen.counts.timed)
 		seen.in_a_row = 0;
 	if (seen.has_looked && requested > 0 && is_forced_by_wal(seen.redo, redo) &&
-		(!ours_only || is_ours(seen.redo, redo)))
+		(m == NULL || is_ours(m, seen.redo, redo)))
 	{
 		seen.in_a_row += requested;
 		seen.at = now;
@@ -261,13 +268,13 @@ look_at_checkpoints(bool ours_only)
  * sooner after the last one than checkpoint_warning, which is when the server
  * complains too.  It is over when none came for so long, or the next one came by
  * time.  Off where checkpoint_warning is.  A migration is slowed by those that
- * it has had a share in; who looks at refit.signals sees all.
+ * it has forced; who looks at refit.signals sees all.
  */
 void
 refit_signal_checkpoint_pressure(RefitMigration *m, RefitSignal *signal,
 								 char *reason)
 {
-	look_at_checkpoints(m != NULL);
+	look_at_checkpoints(m);
 	signal->unit = "checkpoints";
 	signal->soft_limit = 0;
 	signal->hard_limit = PRESSURE_HARD;
