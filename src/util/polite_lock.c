@@ -336,7 +336,8 @@ refit_polite_lock_note_failure(RefitMigration *m, List *locks)
 {
 	Try try = {.locks = locks};
 
-	series = broken; /* what was granted before was granted in vain */
+	if (series.failures == 0) /* what was granted before was so in vain */
+		series = broken;
 	note_failed_try(m, &try, refit_holders_of(m, locks));
 }
 
