@@ -127,6 +127,7 @@ our @KINDS = (
 		final => 'completed',
 		held => 'begin.made',
 		once => 1,
+		short => ['kill'],
 	},
 	{
 		name => 'ready',
