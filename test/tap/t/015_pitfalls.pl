@@ -387,8 +387,8 @@ BEGIN
 END $$;
 SQL
 	$vacuum = start_wraparound_vacuum();
-	$id = submit($node, 'postgres', 'big', arguments =>
-		  q(cutover => 'manual', options => '{"cancel_blockers_after": "10ms"}'));
+	$id = submit($node, 'postgres', 'big', arguments => q(cutover => 'manual'));
+	sql("SELECT refit.set_option($id, 'cancel_blockers_after', '10ms')");
 	$client = $node->background_psql('postgres');
 	$client->query_until(qr/begins/, "\\echo begins\nCALL client($id);\n\\echo ended\n");
 	named($id, 'capture', 'to prevent wraparound');
