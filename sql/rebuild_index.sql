@@ -106,6 +106,32 @@ SELECT * FROM try('SELECT refit.wait(' || :id || ')');
 SELECT error_code, error_message, error_detail FROM refit.migrations WHERE id = :id;
 SELECT relname FROM pg_class WHERE relname ~ '^refit_[0-9]';
 
+-- what is submitted while the copy is being built, and is invalid, has its turn then
+CREATE FUNCTION gated(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM pg_advisory_xact_lock_shared(4711);
+	RETURN n;
+END $$;
+CREATE TABLE busy AS SELECT i AS id, i AS n FROM generate_series(1, 100) i;
+ALTER TABLE busy ADD PRIMARY KEY (id);
+CREATE INDEX busy_n ON busy (gated(id));
+SELECT pg_advisory_lock(4711);
+SELECT refit.rebuild_index('busy_n', method => 'incremental') AS first \gset
+DO $$
+BEGIN
+	FOR i IN 1..6000 LOOP
+		EXIT WHEN EXISTS (SELECT FROM pg_index WHERE indrelid = 'busy'::regclass AND NOT indisvalid);
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+SELECT count(*) FROM pg_index WHERE indrelid = 'busy'::regclass AND NOT indisvalid;
+SELECT refit.repack('busy') AS second \gset
+SELECT refit.alter_table('busy', 'ALTER n TYPE bigint') AS third \gset
+SELECT kind, state FROM refit.migrations WHERE id IN (:second, :third) ORDER BY id;
+SELECT pg_advisory_unlock(4711);
+SELECT refit.wait(:first), refit.wait(:second), refit.wait(:third);
+SELECT bt_index_check('busy_n', true);
+
 -- drop_index
 SELECT refit.drop_index('parent_expr') AS id \gset
 SELECT refit.wait(:id);

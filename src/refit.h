@@ -128,6 +128,7 @@ typedef struct RefitLockTry
 	bool granted;
 	double waited_ms; /* all together */
 	double queued_ms; /* of that, in a queue: others may have been behind us */
+	double vain_ms;	  /* since the first of those that failed in a row */
 	char *locks;	  /* relations and modes */
 	const char *blocked_by;
 	char *behind; /* who waited behind us, and for how long */

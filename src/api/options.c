@@ -34,6 +34,7 @@ static const struct
 	OptionType type;
 	const char *setting; /* PostgreSQL's, that it is a value of; or NULL */
 } options[] = {
+	{"cancel_blockers_after", OPTION_DURATION, NULL},
 	{"cancel_idle_in_transaction_after", OPTION_DURATION, NULL},
 	{"check", OPTION_BOOL, NULL},
 	{"chunk_time", OPTION_DURATION, NULL},

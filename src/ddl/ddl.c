@@ -31,13 +31,11 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/timeout.h"
-#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "ddl/command.h"
@@ -151,54 +149,10 @@ begin_try(RefitMigration *m)
 	m->progress.cursor++;
 }
 
-/*
- * Ends sessions that were in the way of the last try and have been idle in their
- * transaction for longer than the option says, as far as the submitter may; he is
- * the present user.  Chosen first, ended then: the order in which conditions of
- * one WHERE are looked at is the planner's.
- */
-static void
-end_idle_blockers(RefitMigration *m)
-{
-	int ms = refit_catalog_option_ms(m, "cancel_idle_in_transaction_after", 0);
-	Oid types[3] = {TEXTOID, INT4OID, OIDOID};
-	Datum values[3];
-	ListCell *lc;
-
-	if (ms <= 0 || m->lock_tries == NIL)
-		return;
-	values[0] = CStringGetTextDatum(
-		((RefitLockTry *) llast(m->lock_tries))->blocked_by);
-	values[1] = Int32GetDatum(ms);
-	values[2] = ObjectIdGetDatum(GetUserId());
-	foreach(lc, refit_sql_list(
-					"WITH idle AS MATERIALIZED (SELECT a.pid, a.usename,"
-					" clock_timestamp() - a.state_change AS since"
-					" FROM jsonb_array_elements($1::jsonb) b"
-					" JOIN pg_catalog.pg_stat_activity a"
-					"  ON a.pid = (b ->> 'pid')::int4"
-					" JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid"
-					" JOIN pg_catalog.pg_roles u ON u.oid = $3"
-					" WHERE a.state IN ('idle in transaction',"
-					"  'idle in transaction (aborted)')"
-					" AND clock_timestamp() - a.state_change >"
-					"  make_interval(secs => $2 / 1000.0)"
-					" AND (u.rolsuper OR NOT r.rolsuper AND (pg_has_role(u.oid,"
-					"  r.oid, 'USAGE') OR pg_has_role(u.oid,"
-					"  'pg_signal_backend', 'USAGE'))))"
-					" SELECT format('terminated pid %s of %s, idle in"
-					" transaction for %s', pid, usename,"
-					" date_trunc('milliseconds', since)) FROM idle"
-					" WHERE pg_terminate_backend(pid)",
-					3, types, values))
-		refit_catalog_event(m, "lock", lfirst(lc), NULL);
-}
-
 /* The locks were not to be had. */
 static RefitOutcome
 come_back(RefitMigration *m, RefitBudget *budget)
 {
-	end_idle_blockers(m);
 	m->progress.message =
 		psprintf("attempt " INT64_FORMAT " failed", m->progress.cursor);
 	budget->pause_ms = refit_polite_lock_backoff(m);

@@ -40,6 +40,7 @@
 #include "commands/async.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -55,6 +56,7 @@
 #include "index/concurrent.h"
 #include "index/incremental.h"
 #include "index/plan.h"
+#include "job/blockers.h"
 #include "job/catalog.h"
 #include "job/migration.h"
 #include "job/terms.h"
@@ -1119,6 +1121,16 @@ run_step(RefitMigration *m, const Phase *phase, RefitBudget *budget)
 	return outcome;
 }
 
+/* Whom the migration works for, even when it cleans up; if there is such a role. */
+static Oid
+principal_of(const RefitMigration *m)
+{
+	if (is_ddl(m))
+		return get_role_oid(m->submitted_by, true);
+	return get_rel_relkind(m->relid) != '\0' ? refit_relation_owner(m->relid)
+											 : InvalidOid;
+}
+
 /* Records a lock that was not to be had, the same one once in a while. */
 static void
 note_lock(const RefitMigration *m)
@@ -1127,6 +1139,8 @@ note_lock(const RefitMigration *m)
 	TimestampTz now = GetCurrentTimestamp();
 
 	refit_catalog_save_lock_tries(m);
+	if (m->lock_message != NULL)
+		refit_blockers_end(m, principal_of(m));
 	if (m->lock_message == NULL ||
 		!TimestampDifferenceExceeds(last_event, now, LOCK_EVENT_INTERVAL))
 		return;

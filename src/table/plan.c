@@ -29,6 +29,7 @@
 #include "utils/relcache.h"
 #include "utils/syscache.h"
 
+#include "ddl/fate.h"
 #include "table/actions.h"
 #include "table/dependents.h"
 #include "table/inverse.h"
@@ -98,6 +99,23 @@ check_kind(Relation rel)
 							   RelationGetRelationName(rel))));
 }
 
+/*
+ * Is it one that a migration is building?  Whatever is submitted now has its turn
+ * when that is over, and is checked again then.
+ */
+static bool
+is_being_built(Oid index)
+{
+	Oid types[1] = {OIDOID};
+	Datum values[1] = {ObjectIdGetDatum(index)};
+
+	return refit_sql_text("SELECT 1 FROM refit.index_build b WHERE b.index = $1"
+						  " UNION ALL SELECT 1" REFIT_DEBRIS_FROM
+						  " AND c.oid = $1"
+						  " LIMIT 1",
+						  1, types, values) != NULL;
+}
+
 /* Refuses a table with an index that does not have all rows. */
 static void
 check_indexes(Relation rel)
@@ -110,7 +128,7 @@ check_indexes(Relation rel)
 		bool valid = index->rd_index->indisvalid;
 
 		index_close(index, NoLock);
-		if (!valid)
+		if (!valid && !is_being_built(lfirst_oid(lc)))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("index \"%s\" of \"%s\" is invalid",

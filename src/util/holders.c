@@ -20,9 +20,6 @@
 #include "util/holders.h"
 #include "util/sqlutil.h"
 
-/* A transaction that is older will not end within our lock budget. */
-#define SLOW_HOLDER_MS 1000
-
 /* Locks named in JSON; a partition tree has hundreds. */
 #define MOST_NAMED 50
 
@@ -128,7 +125,7 @@ refit_holders_of(const RefitMigration *m, const List *locks)
 {
 	Oid types[4] = {OIDARRAYOID, INT4ARRAYOID, INT4OID, OIDOID};
 	Datum values[4] = {array_of(locks, false), array_of(locks, true),
-					   Int32GetDatum(SLOW_HOLDER_MS),
+					   Int32GetDatum(REFIT_SLOW_HOLDER_MS),
 					   ObjectIdGetDatum(m->relid)};
 	MemoryContext context = CurrentMemoryContext;
 	RefitHolders *holders = NULL;

@@ -15,6 +15,9 @@
 
 #include "util/polite_lock.h"
 
+/* A transaction that is older will not end within our lock budget. */
+#define REFIT_SLOW_HOLDER_MS 1000
+
 /* Who holds locks that are in our way. */
 typedef struct RefitHolders
 {

@@ -40,6 +40,9 @@
 #define BACKOFF_FIRST_MS 50
 #define BACKOFF_MOST_MS 400
 
+/* Tries that are further apart are not one attempt: the migration rested. */
+#define SERIES_GAP_MS 60000
+
 /* One try for locks. */
 typedef struct Try
 {
@@ -49,8 +52,17 @@ typedef struct Try
 	bool queued;	  /* has a request of ours waited? */
 } Try;
 
-/* Tries of this process that have failed since one succeeded. */
-static int failures = 0;
+/* Tries of this process for one migration that have failed in a row. */
+typedef struct Series
+{
+	int64 id; /* of the migration */
+	int failures;
+	instr_time first; /* when the first one failed */
+	instr_time last;
+} Series;
+
+static Series series;
+static Series broken; /* the one that ended when the last lock was granted */
 
 /* A member of the list to lock. */
 RefitLock *
@@ -153,6 +165,26 @@ ms_since(instr_time then)
 	return INSTR_TIME_GET_MILLISEC(now);
 }
 
+/* Counts a try that has failed. */
+static void
+count_failure(const RefitMigration *m)
+{
+	if (series.id != m->id || ms_since(series.last) > SERIES_GAP_MS)
+		series.failures = 0;
+	series.id = m->id;
+	INSTR_TIME_SET_CURRENT(series.last);
+	if (series.failures++ == 0)
+		series.first = series.last;
+}
+
+/* After a success: the next failure is the first one again. */
+static void
+end_series(void)
+{
+	broken = series;
+	series.failures = 0;
+}
+
 /*
  * Notes a try for refit.lock_attempts.  Who queued behind us is looked up only where
  * we queued ourselves: it costs time with the locks held.
@@ -167,6 +199,8 @@ note_try(RefitMigration *m, const Try *try, const char *blocked_by)
 	note->queued_ms = try->queued ? ms_since(try->first) : 0;
 	note->locks = refit_holders_locks(try->locks);
 	note->blocked_by = blocked_by;
+	if (!note->granted)
+		note->vain_ms = ms_since(series.first);
 	if (try->queued)
 		note->behind = refit_holders_behind(try->locks);
 	m->lock_tries = lappend(m->lock_tries, note);
@@ -181,7 +215,7 @@ note_failed_try(RefitMigration *m, const Try *try, const RefitHolders *holders)
 	StringInfoData detail;
 	Oid relid = m->relid;
 
-	failures++;
+	count_failure(m);
 	if (holders == NULL)
 		holders = &several;
 	if (OidIsValid(holders->relid))
@@ -292,7 +326,7 @@ refit_polite_lock_try(RefitMigration *m, List *locks)
 		(void) refit_relation_owner(m->relid);
 	note_try(m, &try, NULL);
 	m->progress.waiting_for = NULL;
-	failures = 0;
+	end_series();
 	return true;
 }
 
@@ -302,6 +336,8 @@ refit_polite_lock_note_failure(RefitMigration *m, List *locks)
 {
 	Try try = {.locks = locks};
 
+	if (series.failures == 0) /* what was granted before was so in vain */
+		series = broken;
 	note_failed_try(m, &try, refit_holders_of(m, locks));
 }
 
@@ -311,7 +347,7 @@ refit_polite_lock_backoff(RefitMigration *m)
 {
 	int most = BACKOFF_FIRST_MS;
 
-	for (int i = 0; i < failures && most < BACKOFF_MOST_MS; i++)
+	for (int i = 0; i < series.failures && most < BACKOFF_MOST_MS; i++)
 		most *= 2;
 	most = Min(most, BACKOFF_MOST_MS);
 	return most / 2 + pg_prng_uint64_range(&pg_global_prng_state, 0, most / 2);

@@ -9,7 +9,8 @@
  * vacuum), do not queue at all; name him and come back.  Otherwise try without
  * queueing for a moment, then queue for refit.lock_timeout at most, then
  * go away and back off.  Plain autovacuum is asked to leave, as the deadlock
- * checker would.  Nobody else is ever cancelled.
+ * checker would.  Nobody else is cancelled here; who may be, where the options
+ * of a migration say so, is the matter of job/blockers.h.
  *
  * Of several locks those on views are taken first, the outer ones before the
  * inner ones, as readers take them; then the one on the migration's table, since

@@ -24,6 +24,11 @@ my $in_window =
 # PostgreSQL has no CREATE INDEX CONCURRENTLY for a tree.
 my $on_tree = { 'create index' => 'CREATE INDEX more ON app.t (n)' };
 
+# In whatever schema: it goes with the table.
+my $index_is_made =
+    'SELECT EXISTS (SELECT FROM pg_index JOIN lab.subject ON relid = indrelid'
+  . " JOIN pg_class c ON c.oid = indexrelid WHERE relname = 'made' AND indisvalid)";
+
 # name		in the table of docs/design.md
 # submit	returns the migration's id
 # table		the function that makes the table, where it is not a plain one
@@ -99,8 +104,7 @@ our @KINDS = (
 		submit => q{SELECT refit.create_index('CREATE UNIQUE INDEX made ON app.t (n, id)',}
 		  . q{ method => 'incremental', options => '{"chunk_time": "10ms"}')},
 		final => 'completed',
-		changed => "SELECT EXISTS (SELECT FROM pg_index"
-		  . " WHERE indexrelid = to_regclass('app.made') AND indisvalid)",
+		changed => $index_is_made,
 		held => 'begin.made',
 		once => 1,
 		short => ['kill'],
@@ -111,8 +115,7 @@ our @KINDS = (
 		submit => q{SELECT refit.create_index('CREATE INDEX made ON app.t USING hash (n)',}
 		  . q{ method => 'incremental', options => '{"chunk_time": "10ms"}')},
 		final => 'completed',
-		changed => "SELECT EXISTS (SELECT FROM pg_index"
-		  . " WHERE indexrelid = to_regclass('app.made') AND indisvalid)",
+		changed => $index_is_made,
 		held => 'begin.made',
 		once => 1,
 		sql => $on_tree,
@@ -124,6 +127,7 @@ our @KINDS = (
 		final => 'completed',
 		held => 'begin.made',
 		once => 1,
+		short => ['kill'],
 	},
 	{
 		name => 'ready',

@@ -388,10 +388,12 @@ END $$;
 SQL
 	$vacuum = start_wraparound_vacuum();
 	$id = submit($node, 'postgres', 'big', arguments => q(cutover => 'manual'));
+	sql("SELECT refit.set_option($id, 'cancel_blockers_after', '10ms')");
 	$client = $node->background_psql('postgres');
 	$client->query_until(qr/begins/, "\\echo begins\nCALL client($id);\n\\echo ended\n");
 	named($id, 'capture', 'to prevent wraparound');
 	end_vacuum($vacuum);
+	sql("SELECT refit.set_option($id, 'cancel_blockers_after', NULL)");
 	wait_state($node, 'postgres', $id, 'ready');
 
 	# The cutover has a vacuum, a dump, a reader, a writer and a prepared
