@@ -139,6 +139,21 @@ bench_migrate()
 	bench_sql "$1" | { read -r id; bench_sql "SELECT refit.wait($id)"; }
 }
 
+# Waits until a migration is in a state; another one of those at the end is an error.
+bench_reach()
+{
+	local state
+
+	until state=$(bench_sql "SELECT state FROM refit.migrations WHERE id = $1")
+		[ "$state" = "$2" ]; do
+		case $state in failed | cancelled | completed | reverted)
+			echo "migration $1: $state" >&2
+			return 1 ;;
+		esac
+		sleep 0.1
+	done
+}
+
 # Before each side: the same state of caches and of the WAL.
 bench_settle() { bench_sql CHECKPOINT; sync; }
 
@@ -172,9 +187,13 @@ bench_pairs() { bench_rounds "$1" "$2"; bench_sides "$1" "$2"; }
 # Median, least and greatest of some numbers.
 bench_spread()
 {
-	printf '%s\n' "$@" | sort -g | awk '{v[NR] = $1} END {
-		m = NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2
-		printf "%.6g %.6g %.6g", m, v[1], v[NR]}'
+	printf '%s\n' "$@" | sort -g | awk '
+		function f(x) {return sprintf(x >= 1000 ? "%.0f" : "%.4g", x)}
+		{v[NR] = $1}
+		END {
+			m = NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2
+			print f(m), f(v[1]), f(v[NR])
+		}'
 }
 
 # bench_row WHAT UNIT PEER TARGET: a row of the table, from bench_ours and
