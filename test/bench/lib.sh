@@ -1,32 +1,41 @@
 # test/bench/lib.sh: what the scripts of this folder share.  To be sourced first.
 #
-# A script measures one row of the table, ours and a peer in turn, on one server:
+# A script measures one or more rows of the table, ours and its peers in turn, on
+# one server:
 #
 #	. "$(dirname "$0")/lib.sh"
 #	bench_begin "$@"                     # options, private server, PGHOST …
-#	n=$(bench_pick 5000000 200000)       # full form, short form
-#	ours() { make_table; bench_ms psql -c '…'; }   # prints one number
-#	peer() { make_table; bench_ms psql -c '…'; }
-#	bench_pairs ours peer                # A B A B …
+#	n=$(bench_rows 5000000 200000)       # full form, short form
+#	ours() { make_table; bench_ms bench_sql '…'; }   # prints one number
+#	peer() { make_table; bench_ms bench_sql '…'; }
+#	bench_rounds ours peer               # A B A B …, or A B C A B C with three
+#	bench_sides ours peer                # those two, for the rows that follow
 #	bench_row "online int -> bigint" ms "native ALTER TABLE" "<= 1.0"
 #
 # bench_row prints a line with both medians, their spread and their ratio, and adds
-# it to $REFIT_BENCH_RESULTS for docs/benchmarks.md.
+# it to NAME.MAJOR.rows in $REFIT_BENCH_DIR, of which report makes
+# docs/benchmarks.md.  A script that runs again replaces its own rows only.
 #
 # A script run by hand goes through test/run, which builds everything and makes a
 # private copy of PostgreSQL:  test/bench/NAME [--short].
 #
-#	REFIT_BENCH_PAIRS    pairs to run (5; 2 in the short form)
+#	REFIT_BENCH_PAIRS    rounds to run (5; 2 in the short form)
 #	REFIT_BENCH_ROWS     rows of the big tables, instead of what the script says
 #	REFIT_BENCH_SECONDS  length of one run of pgbench, instead of what it says
 #	REFIT_BENCH_CONF     more settings for the server
-#	REFIT_BENCH_RESULTS  file for the rows of the table
-#	REFIT_BENCH_PLOTS    folder for plots and their data
+#	REFIT_BENCH_DIR      folder for the rows of the table and the plots' data
 
 set -euo pipefail
+shopt -s inherit_errexit # a side that fails within $() ends the script
 export LC_ALL=C.UTF-8
 
-bench_short=0 bench_dir= bench_ours=() bench_peer=()
+# In the order of the table.  growth is not among them: it is run by itself.
+bench_scripts=(rewrite repack index backfill migration stall cutover capture
+	phases validate governor revert mirror)
+
+bench_short=0 bench_dir= bench_results= bench_preload=pg_refit
+bench_ours=() bench_peer=()
+declare -A bench_figures
 
 # Options; goes through test/run unless that is where we are; starts the server.
 # Lines for postgresql.conf may be in the array bench_conf.
@@ -45,6 +54,8 @@ bench_begin()
 	trap 'exit 130' INT TERM HUP
 	unset PGPORT PGUSER PGDATA PGOPTIONS PGSERVICE
 	bench_start
+	bench_results=${REFIT_BENCH_DIR:+$REFIT_BENCH_DIR/$name.$(bench_major).rows}
+	[ -z "$bench_results" ] || : >"$bench_results"
 }
 
 # Makes a server on a private socket, of ordinary settings: durable, WAL for a
@@ -58,7 +69,7 @@ bench_start()
 		cat <<-END
 			listen_addresses = ''
 			unix_socket_directories = '$bench_dir'
-			shared_preload_libraries = 'pg_refit'
+			shared_preload_libraries = '$bench_preload'
 			shared_buffers = 1GB
 			max_wal_size = 16GB
 			checkpoint_timeout = 1h
@@ -109,6 +120,10 @@ bench_sql()
 	psql -XqAt -v ON_ERROR_STOP=1 "${args[@]}"
 }
 
+# The server's version: major, and whole.
+bench_major() { pg_config --version | sed 's/[^0-9]*\([0-9]*\).*/\1/'; }
+bench_version() { pg_config --version | sed 's/[^0-9]*\([0-9a-z.]*\).*/\1/'; }
+
 # Runs a command; prints the milliseconds that it took.
 bench_ms()
 {
@@ -124,28 +139,61 @@ bench_migrate()
 	bench_sql "$1" | { read -r id; bench_sql "SELECT refit.wait($id)"; }
 }
 
+# Waits until a migration is in a state; another one of those at the end is an error.
+bench_reach()
+{
+	local state
+
+	until state=$(bench_sql "SELECT state FROM refit.migrations WHERE id = $1")
+		[ "$state" = "$2" ]; do
+		case $state in failed | cancelled | completed | reverted)
+			echo "migration $1: $state" >&2
+			return 1 ;;
+		esac
+		sleep 0.1
+	done
+}
+
 # Before each side: the same state of caches and of the WAL.
 bench_settle() { bench_sql CHECKPOINT; sync; }
 
-# bench_pairs OURS PEER: calls both in turn.  Each prints one number.
-bench_pairs()
+# bench_rounds SIDE...: calls each in turn, again and again, so that each side has
+# the others beside it.  Each prints one number.
+bench_rounds()
 {
-	local pairs=${REFIT_BENCH_PAIRS:-$(bench_pick 5 2)} i
+	local rounds=${REFIT_BENCH_PAIRS:-$(bench_pick 5 2)} i side figure line
 
-	bench_ours=() bench_peer=()
-	for ((i = 0; i < pairs; i++)); do
-		bench_ours+=("$("$1")")
-		bench_peer+=("$("$2")")
-		echo "# pair $((i + 1)): ${bench_ours[i]} ${bench_peer[i]}" >&2
+	for side; do bench_figures[$side]=; done
+	for ((i = 0; i < rounds; i++)); do
+		line=
+		for side; do
+			figure=$($side) # may be a function with its arguments
+			bench_figures[$side]+=" $figure" line+=" $side $figure"
+		done
+		echo "# round $((i + 1)):$line" >&2
 	done
 }
+
+# bench_sides OURS [PEER]: whose figures of bench_rounds the next rows are of.
+bench_sides()
+{
+	read -r -a bench_ours <<<"${bench_figures[$1]}"
+	read -r -a bench_peer <<<"${2:+${bench_figures[$2]}}"
+}
+
+# bench_pairs OURS PEER: both in turn.
+bench_pairs() { bench_rounds "$1" "$2"; bench_sides "$1" "$2"; }
 
 # Median, least and greatest of some numbers.
 bench_spread()
 {
-	printf '%s\n' "$@" | sort -g | awk '{v[NR] = $1} END {
-		m = NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2
-		printf "%.6g %.6g %.6g", m, v[1], v[NR]}'
+	printf '%s\n' "$@" | sort -g | awk '
+		function f(x) {return sprintf(x >= 1000 ? "%.0f" : "%.4g", x)}
+		{v[NR] = $1}
+		END {
+			m = NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2
+			print f(m), f(v[1]), f(v[NR])
+		}'
 }
 
 # bench_row WHAT UNIT PEER TARGET: a row of the table, from bench_ours and
@@ -163,8 +211,6 @@ bench_row()
 	row="$1|${ours[0]} $2 (${ours[1]} to ${ours[2]})|$3"
 	row+="|${peer[0]:--}${peer[0]:+ $2 (${peer[1]} to ${peer[2]})}|$ratio|$4"
 	bench_print "$row|${#bench_ours[@]}"
-	[ -z "${REFIT_BENCH_RESULTS:-}" ] ||
-		echo "$row|${#bench_ours[@]}" >>"$REFIT_BENCH_RESULTS"
 }
 
 # pg_repack of one table, which says much.
@@ -178,14 +224,9 @@ bench_repack()
 bench_has() { command -v "$1" >/dev/null; }
 
 # bench_miss WHAT PEER TARGET: a row without figures, for a peer that is not there.
-bench_miss()
-{
-	bench_print "$1|-|$2|not here|-|$3|0"
-	[ -z "${REFIT_BENCH_RESULTS:-}" ] ||
-		echo "$1|-|$2|not here|-|$3|0" >>"$REFIT_BENCH_RESULTS"
-}
+bench_miss() { bench_print "$1|-|$2|not here|-|$3|0"; }
 
-# A row as a line on the terminal.
+# A row as a line on the terminal, and for the table.
 bench_print()
 {
 	local f
@@ -193,4 +234,65 @@ bench_print()
 	IFS='|' read -r -a f <<<"$1"
 	printf '%-44s ours %-30s %s %-30s ratio %-6s target %s\n' \
 		"${f[0]}" "${f[1]}" "${f[2]:--}:" "${f[3]}" "${f[4]}" "${f[5]}"
+	[ -z "$bench_results" ] ||
+		echo "$1|$(bench_version)|$(date -u +%F)" >>"$bench_results"
+}
+
+# bench_table NAME: makes a table (id, n, note) anew from the rows in $rows, with a
+# primary key, by way of a copy that is kept, for that is quicker.
+bench_table()
+{
+	[ "$(bench_sql "SELECT to_regclass('bench_rows') IS NULL")" = f ] ||
+		bench_sql "CREATE UNLOGGED TABLE bench_rows AS SELECT i AS id,
+			hashint4(i) AS n, md5(i::text) AS note FROM generate_series(1, $rows) i"
+	bench_sql "DROP TABLE IF EXISTS $1" \
+		"CREATE TABLE $1 (id int NOT NULL, n int, note text)" \
+		"INSERT INTO $1 TABLE bench_rows" "ALTER TABLE $1 ADD PRIMARY KEY (id)"
+}
+
+# bench_watch FILE SQL: has a session repeat SQL every 20 ms from now on, which
+# writes what it gives to FILE; its process is $bench_watcher.  Numbers only.
+bench_watch()
+{
+	printf '%s\n\\watch 0.02\n' "$2" >"$1.sql"
+	psql -XqAt -f "$1.sql" >"$1" 2>/dev/null &
+	bench_watcher=$!
+}
+
+# Ends it; prints the largest number in FILE.
+bench_watched()
+{
+	kill $bench_watcher
+	wait $bench_watcher 2>/dev/null || true
+	awk '/^[0-9.]+$/ && $1 + 0 > most {most = $1 + 0} END {printf "%.0f\n", most}' "$1"
+}
+
+# bench_stall SECONDS TABLE SET COMMAND...: the longest wait in ms of any of 8
+# clients that update TABLE and one that reads it, while a reader holds it for
+# SECONDS and COMMAND works on it.  An error of a client is one here.
+bench_stall()
+{
+	local seconds=$1 table=$2 set=$3 libpq probes=() i stall hold
+
+	shift 3
+	libpq=$(dirname "$0")/../libpq
+	make -s -C "$libpq" stall
+	for i in 1 2 3 4 5 6 7 8; do
+		probes+=(--update "UPDATE $table SET $set WHERE id = $i * 1000")
+	done
+	"$libpq/stall" --conninfo "host=$PGHOST dbname=$PGDATABASE" --seconds 3600 \
+		--select "SELECT FROM $table WHERE id = 1" "${probes[@]}" \
+		>"$bench_dir/stall" &
+	stall=$!
+	sleep 1
+	bench_sql BEGIN "SELECT FROM $table LIMIT 1" "SELECT pg_sleep($seconds)" \
+		>/dev/null &
+	hold=$!
+	sleep 0.5
+	"$@" >/dev/null
+	wait $hold
+	sleep 1
+	kill $stall
+	wait $stall || { cat "$bench_dir/stall" >&2; return 1; }
+	sed -n 's/.* ms=\([0-9.]*\).*/\1/p' "$bench_dir/stall" | sort -g | tail -1
 }
