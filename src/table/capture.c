@@ -8,8 +8,8 @@
  * The trigger runs as the application's user, who has no right on the log and
  * must never see an error because of us: it writes with the heap access method
  * and looks at nothing but its own arguments.  They are: migration, logs, key
- * columns.  It keeps what it derives from them for the statement, and a lock on
- * the log for the transaction.
+ * columns.  It keeps what it derives from them, and the log that it has chosen,
+ * for the statement, and a lock on the log for the transaction.
  *
  * The triggers are internal ones: pg_dump leaves them out and ALTER TABLE …
  * DISABLE TRIGGER USER leaves them alone.  They are tied to the extension in the
@@ -60,49 +60,37 @@
 /* A log that is longer than this is left alone by writers: 8 MB. */
 #define LOG_FULL_BLOCKS 1024
 
+/*
+ * How entries are written: not for logical decoding, which would pass them over
+ * one by one, and without looking for room in older pages, where there is none
+ * before the log is truncated.
+ */
+#define ENTRY_OPTIONS (HEAP_INSERT_NO_LOGICAL | HEAP_INSERT_SKIP_FSM)
+
 /* So much of a log is counted to tell how many entries it has: 2 MB. */
 #define COUNTED_BLOCKS 256
 
 /* What a trigger call needs, kept for the statement. */
 typedef struct CaptureState
 {
-	Oid logs[REFIT_LOGS];
+	Oid log; /* locked */
 	int nkeys;
 	AttrNumber attnums[INDEX_MAX_KEYS];
 } CaptureState;
 
 PG_FUNCTION_INFO_V1(refit_capture);
 
-/* Reads the trigger's arguments. */
-static CaptureState *
-capture_state(FunctionCallInfo fcinfo, Trigger *trigger)
-{
-	CaptureState *state = fcinfo->flinfo->fn_extra;
-
-	if (state != NULL)
-		return state;
-	if (trigger->tgnargs < 1 + REFIT_LOGS + 1)
-		elog(ERROR, "capture trigger \"%s\" has too few arguments",
-			 trigger->tgname);
-	state =
-		MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(CaptureState));
-	for (int i = 0; i < REFIT_LOGS; i++)
-		state->logs[i] = (Oid) strtoul(trigger->tgargs[1 + i], NULL, 10);
-	for (int i = 1 + REFIT_LOGS; i < trigger->tgnargs; i++)
-		state->attnums[state->nkeys++] = atoi(trigger->tgargs[i]);
-	fcinfo->flinfo->fn_extra = state;
-	return state;
-}
-
 /*
- * Opens the log to write to.
+ * Chooses the log that the statement writes to, and locks it.
  *
  * How long the first log is may be read without a lock: the answer is only a
- * hint, both logs are read.  The relation cannot go away, since our caller
- * holds a lock on the table, and logs go after the triggers.
+ * hint, both logs are read.  To choose again within the statement would free
+ * neither, since the first one chosen stays locked.  The relation cannot go
+ * away, since our caller holds a lock on the table, and logs go after the
+ * triggers.
  */
-static Relation
-open_log(const Oid *logs)
+static Oid
+choose_log(const Oid *logs)
 {
 	Relation first = RelationIdGetRelation(logs[0]);
 	bool full;
@@ -111,7 +99,31 @@ open_log(const Oid *logs)
 		elog(ERROR, "could not open log %u of a migration", logs[0]);
 	full = RelationGetNumberOfBlocks(first) > LOG_FULL_BLOCKS;
 	RelationClose(first);
-	return table_open(logs[full ? 1 : 0], RowExclusiveLock);
+	LockRelationOid(logs[full ? 1 : 0], RowExclusiveLock);
+	return logs[full ? 1 : 0];
+}
+
+/* Reads the trigger's arguments, once in a statement. */
+static CaptureState *
+capture_state(FunctionCallInfo fcinfo, Trigger *trigger)
+{
+	CaptureState *state = fcinfo->flinfo->fn_extra;
+	Oid logs[REFIT_LOGS];
+
+	if (state != NULL)
+		return state;
+	if (trigger->tgnargs < 1 + REFIT_LOGS + 1)
+		elog(ERROR, "capture trigger \"%s\" has too few arguments",
+			 trigger->tgname);
+	for (int i = 0; i < REFIT_LOGS; i++)
+		logs[i] = (Oid) strtoul(trigger->tgargs[1 + i], NULL, 10);
+	state =
+		MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(CaptureState));
+	state->log = choose_log(logs);
+	for (int i = 1 + REFIT_LOGS; i < trigger->tgnargs; i++)
+		state->attnums[state->nkeys++] = atoi(trigger->tgargs[i]);
+	fcinfo->flinfo->fn_extra = state;
+	return state;
 }
 
 /* Writes an entry. */
@@ -120,7 +132,7 @@ write_entry(Relation log, Datum *values, bool *nulls)
 {
 	HeapTuple tuple = heap_form_tuple(RelationGetDescr(log), values, nulls);
 
-	heap_insert(log, tuple, GetCurrentCommandId(true), 0, NULL);
+	heap_insert(log, tuple, GetCurrentCommandId(true), ENTRY_OPTIONS, NULL);
 	heap_freetuple(tuple);
 }
 
@@ -212,7 +224,7 @@ refit_capture(PG_FUNCTION_ARGS)
 							   "own making"),
 						errhint("It cannot be called or created by hand.")));
 	state = capture_state(fcinfo, data->tg_trigger);
-	log = open_log(state->logs);
+	log = table_open(state->log, NoLock);
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
 		write_truncate_mark(log, state->nkeys);
 	else if (log_fits(log, data->tg_relation, state))

@@ -69,25 +69,56 @@
 /* With more keys than these to apply, the lock is not taken, or given back. */
 #define MOST_PENDING 2000
 
+/* What the locks are held for, in parts. */
+#define MOST_LAPS 16
+
+typedef struct Lap
+{
+	const char *name;
+	double end_ms;
+} Lap;
+
 static instr_time lock_granted;
 static double lock_ms = -1;
 static bool lock_is_held = false;
+static Lap laps[MOST_LAPS];
+static int nlaps = 0;
+
+/* ms since the locks were granted. */
+static double
+ms_held(void)
+{
+	instr_time now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, lock_granted);
+	return INSTR_TIME_GET_MILLISEC(now);
+}
+
+/* A part of the work under the locks ends here.  Those of many leaves add up. */
+static void
+end_lap(const char *name)
+{
+	if (nlaps < MOST_LAPS)
+		laps[nlaps++] = (Lap){name, ms_held()};
+}
 
 /* Takes the time at the end of the cutover's commit, or forgets it. */
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
-	instr_time now;
-
 	if (!lock_is_held ||
-		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT))
+		(event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_COMMIT &&
+		 event != XACT_EVENT_ABORT))
 		return;
+	if (event == XACT_EVENT_PRE_COMMIT)
+	{
+		end_lap("bookkeeping");
+		return;
+	}
 	lock_is_held = false;
-	if (event == XACT_EVENT_ABORT)
-		return;
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, lock_granted);
-	lock_ms = INSTR_TIME_GET_MILLISEC(now);
+	if (event == XACT_EVENT_COMMIT)
+		lock_ms = ms_held();
 }
 
 /* Notes that the locks are held from now on. */
@@ -99,8 +130,28 @@ start_clock(void)
 	if (!registered)
 		RegisterXactCallback(at_transaction_end, NULL);
 	registered = true;
+	nlaps = 0;
 	INSTR_TIME_SET_CURRENT(lock_granted);
 	lock_is_held = true;
+}
+
+/* Tells the server log, at debug1, what the locks were held for. */
+static void
+report_laps(void)
+{
+	StringInfoData text;
+	double begin = 0;
+
+	initStringInfo(&text);
+	for (int i = 0; i < nlaps; i++)
+	{
+		appendStringInfo(&text, "%s %.2f, ", laps[i].name,
+						 laps[i].end_ms - begin);
+		begin = laps[i].end_ms;
+	}
+	elog(DEBUG1, "cutover held its locks for %.2f ms: %scommit %.2f", lock_ms,
+		 text.data, lock_ms - begin);
+	pfree(text.data);
 }
 
 /* How long the last cutover of this process held its locks. */
@@ -109,6 +160,8 @@ refit_cutover_take_lock_ms(void)
 {
 	double result = lock_ms;
 
+	if (lock_ms >= 0)
+		report_laps();
 	lock_ms = -1;
 	return result;
 }
@@ -154,12 +207,15 @@ alter_empty_table(RefitMigration *m, const AlterTableStmt *stmt)
 	List *views = refit_dependents_detach_views(m->relid, stmt);
 
 	refit_dependents_suspend_foreign_keys(m, stmt);
+	end_lap("detach");
 	refit_actions_run_public(stmt, m->relid, m->definition, m->search_path);
+	end_lap("alter");
 	REFIT_FAULT("cutover.altered");
 	refit_dependents_adjust_sequences(m->relid, refit_catalog_root_twin(m),
 									  stmt);
 	refit_dependents_owe_new_foreign_keys(m, foreign_keys);
 	refit_dependents_attach_views(views);
+	end_lap("attach");
 }
 
 /* Step 5: puts the twin's storage in place, with what is known about it. */
@@ -324,8 +380,10 @@ apply_last(RefitMigration *m)
 
 	refit_shape_check(m);
 	refit_capture_check(m);
+	end_lap("check");
 	if (!refit_capture_is_idle(m))
 		refit_catchup_apply(m, &batch);
+	end_lap("apply");
 	REFIT_FAULT("cutover.applied");
 	refit_capture_remove(m);
 }
@@ -353,6 +411,7 @@ empty_leaf(RefitMigration *m, const AlterTableStmt *stmt)
 		return;
 	refit_swap_copy_statistics(m->leaf, m->rewrite.blank);
 	swap_with_blank(m);
+	end_lap("empty");
 }
 
 /* Step 5 for one leaf. */
@@ -362,6 +421,7 @@ fill_leaf(RefitMigration *m, const AlterTableStmt *stmt)
 	swap_with_twin(m);
 	if (stmt == NULL)
 		forget_missing_values(m->leaf);
+	end_lap("fill");
 }
 
 /* The change itself, under the locks. */
@@ -427,6 +487,7 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	REFIT_FAULT("cutover.locked");
 	if (refit_capture_pending(m) > MOST_PENDING)
 		return REFIT_RETURN; /* something large has committed meanwhile */
+	end_lap("count");
 	if (!back)
 	{
 		refit_tree_check(m);
