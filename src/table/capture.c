@@ -67,8 +67,12 @@
  */
 #define ENTRY_OPTIONS (HEAP_INSERT_NO_LOGICAL | HEAP_INSERT_SKIP_FSM)
 
-/* So much of a log is counted to tell how many entries it has: 2 MB. */
+/*
+ * So much of a log is counted to tell how many entries it has: 2 MB, in pieces
+ * from all over it, since what was worked and what was not stand apart.
+ */
 #define COUNTED_BLOCKS 256
+#define COUNTED_PIECES 32
 
 /* What a trigger call needs, kept for the statement. */
 typedef struct CaptureState
@@ -461,26 +465,44 @@ refit_capture_remove(const RefitMigration *m)
 	CommandCounterIncrement();
 }
 
-/* Entries in a log: counted in its first blocks, reckoned from there on. */
+/* Entries in a range of a log's blocks. */
+static int64
+count_range(TableScanDesc scan, TupleTableSlot *slot, BlockNumber from,
+			BlockNumber length)
+{
+	int64 n = 0;
+
+	table_rescan(scan, NULL);
+	heap_setscanlimits(scan, from, length);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		n++;
+	return n;
+}
+
+/* Entries in a log: counted in some of its blocks, reckoned from them. */
 static int64
 count_entries(Relation log, Snapshot snapshot)
 {
-	BlockNumber nblocks = RelationGetNumberOfBlocks(log);
-	BlockNumber looked_at = Min(nblocks, COUNTED_BLOCKS);
-	TableScanDesc scan;
-	TupleTableSlot *slot;
+	TableScanDesc scan =
+		table_beginscan_strat(log, snapshot, 0, NULL, true, false);
+	TupleTableSlot *slot = table_slot_create(log, NULL);
+	BlockNumber nblocks = ((HeapScanDesc) scan)->rs_nblocks;
+	BlockNumber piece = COUNTED_BLOCKS / COUNTED_PIECES;
 	int64 n = 0;
 
-	if (nblocks == 0)
-		return 0;
-	scan = table_beginscan_strat(log, snapshot, 0, NULL, true, false);
-	slot = table_slot_create(log, NULL);
-	heap_setscanlimits(scan, 0, looked_at);
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-		n++;
+	if (nblocks > COUNTED_BLOCKS)
+	{
+		for (int64 i = 0; i < COUNTED_PIECES; i++)
+			n += count_range(scan, slot,
+							 (nblocks - piece) * i / (COUNTED_PIECES - 1),
+							 piece);
+		n = n * (int64) nblocks / COUNTED_BLOCKS;
+	}
+	else if (nblocks > 0)
+		n = count_range(scan, slot, 0, nblocks);
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
-	return (int64) ((double) n * nblocks / looked_at);
+	return n;
 }
 
 /* Entries in the logs of one leaf. */
@@ -565,6 +587,35 @@ unlock_toast(Oid toast)
 }
 
 /*
+ * Empties a log if nobody may still want an entry of it.  The caller holds
+ * ACCESS EXCLUSIVE.
+ */
+static void
+empty_log(Oid oid)
+{
+	Relation log = table_open(oid, NoLock);
+	Oid toast = log->rd_rel->reltoastrelid;
+
+	if (RelationGetNumberOfBlocks(log) > 0 && !has_entries(log))
+	{
+		heap_truncate_one_rel(log);
+		unlock_toast(toast);
+	}
+	table_close(log, NoLock);
+}
+
+/* Is it worth to have writers wait for a look at a log? */
+static bool
+seems_worked(Oid oid)
+{
+	Relation log = table_open(oid, AccessShareLock);
+	bool result = RelationGetNumberOfBlocks(log) > 0 && !has_entries(log);
+
+	table_close(log, AccessShareLock);
+	return result;
+}
+
+/*
  * Empties logs that can be emptied.
  *
  * With ACCESS EXCLUSIVE granted at once no open transaction has written to the
@@ -578,20 +629,13 @@ refit_capture_recycle(const RefitMigration *m)
 {
 	for (int i = 0; i < REFIT_LOGS; i++)
 	{
-		Relation log;
-		Oid toast;
+		Oid log = m->rewrite.logs[i];
 
-		if (!ConditionalLockRelationOid(m->rewrite.logs[i], /* private: */
+		if (!seems_worked(log) ||
+			!ConditionalLockRelationOid(log, /* private: */
 										AccessExclusiveLock))
 			continue;
-		log = table_open(m->rewrite.logs[i], NoLock);
-		toast = log->rd_rel->reltoastrelid;
-		if (RelationGetNumberOfBlocks(log) > 0 && !has_entries(log))
-		{
-			heap_truncate_one_rel(log);
-			unlock_toast(toast);
-		}
-		table_close(log, NoLock);
-		UnlockRelationOid(m->rewrite.logs[i], AccessExclusiveLock);
+		empty_log(log);
+		UnlockRelationOid(log, AccessExclusiveLock);
 	}
 }

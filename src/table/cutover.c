@@ -69,6 +69,20 @@
 /* With more keys than these to apply, the lock is not taken, or given back. */
 #define MOST_PENDING 2000
 
+/*
+ * What is to be applied under the lock should not take longer than this, in ms.
+ * A table that is written to without pause may never have so little; so after
+ * some tries it may take as long as it takes.
+ */
+#define APPLY_UNDER_LOCK_MS 15
+#define PATIENT_TRIES 8
+
+/* So few keys are always applied, however long the last ones took. */
+#define FEW_PENDING 50
+
+/* Batches before the lock: each has what came while the one before was applied. */
+#define MOST_BATCHES 5
+
 /* What the locks are held for, in parts. */
 #define MOST_LAPS 16
 
@@ -347,29 +361,66 @@ forget_missing_values(Oid relid)
 }
 
 /*
+ * Applies the log of one leaf until little can have come since.  Returns how
+ * many keys the last batch had, and says how long one of them took.
+ */
+static int64
+apply_until_small(RefitMigration *m, double *ms_per_key)
+{
+	int64 keys = 0;
+
+	for (int i = 0; i < MOST_BATCHES && !refit_capture_is_idle(m); i++)
+	{
+		RefitBatch batch = {0};
+		instr_time begin;
+		instr_time end;
+
+		INSTR_TIME_SET_CURRENT(begin);
+		refit_catchup_apply(m, &batch);
+		INSTR_TIME_SET_CURRENT(end);
+		INSTR_TIME_SUBTRACT(end, begin);
+		keys = batch.keys;
+		if (keys <= FEW_PENDING)
+			break;
+		*ms_per_key = INSTR_TIME_GET_MILLISEC(end) / keys;
+	}
+	return keys;
+}
+
+/*
  * Applies the logs of all leaves.  False: that cannot be, an unlogged table was
  * emptied by a crash, or it was more than the lock should wait for; or a leaf
  * has not passed its verification.
  */
 static bool
-apply_before_lock(RefitMigration *m, List *leaves)
+apply_before_lock(RefitMigration *m, List *leaves, double *ms_per_key)
 {
 	int64 keys = 0;
 	ListCell *lc;
 
 	foreach(lc, leaves)
 	{
-		RefitBatch batch = {0};
-
 		refit_catalog_use_leaf(m, lfirst(lc));
 		if (!refit_verify_is_passed(m) ||
 			(!m->rewrite.reversed && refit_shape_was_emptied(m)))
 			return false;
-		if (!refit_capture_is_idle(m))
-			refit_catchup_apply(m, &batch);
-		keys += batch.keys;
+		keys += apply_until_small(m, ms_per_key);
 	}
 	return keys <= MOST_PENDING;
+}
+
+/* Is little enough pending to apply it under the lock? */
+static bool
+is_little_pending(const RefitMigration *m, double ms_per_key)
+{
+	int64 pending = refit_capture_pending(m);
+
+	if (pending <= FEW_PENDING)
+		return true;
+	if (pending > MOST_PENDING)
+		return false;
+	return m->cutover_attempts > PATIENT_TRIES ||
+		   pending * ms_per_key <= APPLY_UNDER_LOCK_MS;
 }
 
 /* Step 1, and the end of capture, for one leaf. */
@@ -468,9 +519,10 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	bool back = m->rewrite.reversed;
 	AlterTableStmt *stmt = back ? refit_inverse_stmt(m) : refit_actions_of(m);
 	List *leaves = refit_catalog_leaves(m);
+	double ms_per_key = 0;
 
 	m->next_phase = back ? "catchback" : "catchup";
-	if (!apply_before_lock(m, leaves))
+	if (!apply_before_lock(m, leaves, &ms_per_key))
 		return REFIT_RETURN;
 	if (back)
 		refit_inverse_widen(m->rewrite.blank, m->relid);
@@ -485,8 +537,8 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 		return REFIT_WAIT;
 	start_clock();
 	REFIT_FAULT("cutover.locked");
-	if (refit_capture_pending(m) > MOST_PENDING)
-		return REFIT_RETURN; /* something large has committed meanwhile */
+	if (!is_little_pending(m, ms_per_key))
+		return REFIT_RETURN;
 	end_lap("count");
 	if (!back)
 	{
