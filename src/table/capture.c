@@ -8,8 +8,8 @@
  * The trigger runs as the application's user, who has no right on the log and
  * must never see an error because of us: it writes with the heap access method
  * and looks at nothing but its own arguments.  They are: migration, logs, key
- * columns.  It keeps what it derives from them for the statement, and a lock on
- * the log for the transaction.
+ * columns.  It keeps what it derives from them, and the log that it has chosen,
+ * for the statement, and a lock on the log for the transaction.
  *
  * The triggers are internal ones: pg_dump leaves them out and ALTER TABLE …
  * DISABLE TRIGGER USER leaves them alone.  They are tied to the extension in the
@@ -60,49 +60,41 @@
 /* A log that is longer than this is left alone by writers: 8 MB. */
 #define LOG_FULL_BLOCKS 1024
 
-/* So much of a log is counted to tell how many entries it has: 2 MB. */
+/*
+ * How entries are written: not for logical decoding, which would pass them over
+ * one by one, and without looking for room in older pages, where there is none
+ * before the log is truncated.
+ */
+#define ENTRY_OPTIONS (HEAP_INSERT_NO_LOGICAL | HEAP_INSERT_SKIP_FSM)
+
+/*
+ * So much of a log is counted to tell how many entries it has: 2 MB, in pieces
+ * from all over it, since what was worked and what was not stand apart.
+ */
 #define COUNTED_BLOCKS 256
+#define COUNTED_PIECES 32
 
 /* What a trigger call needs, kept for the statement. */
 typedef struct CaptureState
 {
-	Oid logs[REFIT_LOGS];
+	Oid log; /* locked */
 	int nkeys;
 	AttrNumber attnums[INDEX_MAX_KEYS];
 } CaptureState;
 
 PG_FUNCTION_INFO_V1(refit_capture);
 
-/* Reads the trigger's arguments. */
-static CaptureState *
-capture_state(FunctionCallInfo fcinfo, Trigger *trigger)
-{
-	CaptureState *state = fcinfo->flinfo->fn_extra;
-
-	if (state != NULL)
-		return state;
-	if (trigger->tgnargs < 1 + REFIT_LOGS + 1)
-		elog(ERROR, "capture trigger \"%s\" has too few arguments",
-			 trigger->tgname);
-	state =
-		MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(CaptureState));
-	for (int i = 0; i < REFIT_LOGS; i++)
-		state->logs[i] = (Oid) strtoul(trigger->tgargs[1 + i], NULL, 10);
-	for (int i = 1 + REFIT_LOGS; i < trigger->tgnargs; i++)
-		state->attnums[state->nkeys++] = atoi(trigger->tgargs[i]);
-	fcinfo->flinfo->fn_extra = state;
-	return state;
-}
-
 /*
- * Opens the log to write to.
+ * Chooses the log that the statement writes to, and locks it.
  *
  * How long the first log is may be read without a lock: the answer is only a
- * hint, both logs are read.  The relation cannot go away, since our caller
- * holds a lock on the table, and logs go after the triggers.
+ * hint, both logs are read.  To choose again within the statement would free
+ * neither, since the first one chosen stays locked.  The relation cannot go
+ * away, since our caller holds a lock on the table, and logs go after the
+ * triggers.
  */
-static Relation
-open_log(const Oid *logs)
+static Oid
+choose_log(const Oid *logs)
 {
 	Relation first = RelationIdGetRelation(logs[0]);
 	bool full;
@@ -111,7 +103,31 @@ open_log(const Oid *logs)
 		elog(ERROR, "could not open log %u of a migration", logs[0]);
 	full = RelationGetNumberOfBlocks(first) > LOG_FULL_BLOCKS;
 	RelationClose(first);
-	return table_open(logs[full ? 1 : 0], RowExclusiveLock);
+	LockRelationOid(logs[full ? 1 : 0], RowExclusiveLock);
+	return logs[full ? 1 : 0];
+}
+
+/* Reads the trigger's arguments, once in a statement. */
+static CaptureState *
+capture_state(FunctionCallInfo fcinfo, Trigger *trigger)
+{
+	CaptureState *state = fcinfo->flinfo->fn_extra;
+	Oid logs[REFIT_LOGS];
+
+	if (state != NULL)
+		return state;
+	if (trigger->tgnargs < 1 + REFIT_LOGS + 1)
+		elog(ERROR, "capture trigger \"%s\" has too few arguments",
+			 trigger->tgname);
+	for (int i = 0; i < REFIT_LOGS; i++)
+		logs[i] = (Oid) strtoul(trigger->tgargs[1 + i], NULL, 10);
+	state =
+		MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(CaptureState));
+	state->log = choose_log(logs);
+	for (int i = 1 + REFIT_LOGS; i < trigger->tgnargs; i++)
+		state->attnums[state->nkeys++] = atoi(trigger->tgargs[i]);
+	fcinfo->flinfo->fn_extra = state;
+	return state;
 }
 
 /* Writes an entry. */
@@ -120,7 +136,7 @@ write_entry(Relation log, Datum *values, bool *nulls)
 {
 	HeapTuple tuple = heap_form_tuple(RelationGetDescr(log), values, nulls);
 
-	heap_insert(log, tuple, GetCurrentCommandId(true), 0, NULL);
+	heap_insert(log, tuple, GetCurrentCommandId(true), ENTRY_OPTIONS, NULL);
 	heap_freetuple(tuple);
 }
 
@@ -212,7 +228,7 @@ refit_capture(PG_FUNCTION_ARGS)
 							   "own making"),
 						errhint("It cannot be called or created by hand.")));
 	state = capture_state(fcinfo, data->tg_trigger);
-	log = open_log(state->logs);
+	log = table_open(state->log, NoLock);
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
 		write_truncate_mark(log, state->nkeys);
 	else if (log_fits(log, data->tg_relation, state))
@@ -449,26 +465,44 @@ refit_capture_remove(const RefitMigration *m)
 	CommandCounterIncrement();
 }
 
-/* Entries in a log: counted in its first blocks, reckoned from there on. */
+/* Entries in a range of a log's blocks. */
+static int64
+count_range(TableScanDesc scan, TupleTableSlot *slot, BlockNumber from,
+			BlockNumber length)
+{
+	int64 n = 0;
+
+	table_rescan(scan, NULL);
+	heap_setscanlimits(scan, from, length);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		n++;
+	return n;
+}
+
+/* Entries in a log: counted in some of its blocks, reckoned from them. */
 static int64
 count_entries(Relation log, Snapshot snapshot)
 {
-	BlockNumber nblocks = RelationGetNumberOfBlocks(log);
-	BlockNumber looked_at = Min(nblocks, COUNTED_BLOCKS);
-	TableScanDesc scan;
-	TupleTableSlot *slot;
+	TableScanDesc scan =
+		table_beginscan_strat(log, snapshot, 0, NULL, true, false);
+	TupleTableSlot *slot = table_slot_create(log, NULL);
+	BlockNumber nblocks = ((HeapScanDesc) scan)->rs_nblocks;
+	BlockNumber piece = COUNTED_BLOCKS / COUNTED_PIECES;
 	int64 n = 0;
 
-	if (nblocks == 0)
-		return 0;
-	scan = table_beginscan_strat(log, snapshot, 0, NULL, true, false);
-	slot = table_slot_create(log, NULL);
-	heap_setscanlimits(scan, 0, looked_at);
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-		n++;
+	if (nblocks > COUNTED_BLOCKS)
+	{
+		for (int64 i = 0; i < COUNTED_PIECES; i++)
+			n += count_range(scan, slot,
+							 (nblocks - piece) * i / (COUNTED_PIECES - 1),
+							 piece);
+		n = n * (int64) nblocks / COUNTED_BLOCKS;
+	}
+	else if (nblocks > 0)
+		n = count_range(scan, slot, 0, nblocks);
 	ExecDropSingleTupleTableSlot(slot);
 	table_endscan(scan);
-	return (int64) ((double) n * nblocks / looked_at);
+	return n;
 }
 
 /* Entries in the logs of one leaf. */
@@ -553,6 +587,35 @@ unlock_toast(Oid toast)
 }
 
 /*
+ * Empties a log if nobody may still want an entry of it.  The caller holds
+ * ACCESS EXCLUSIVE.
+ */
+static void
+empty_log(Oid oid)
+{
+	Relation log = table_open(oid, NoLock);
+	Oid toast = log->rd_rel->reltoastrelid;
+
+	if (RelationGetNumberOfBlocks(log) > 0 && !has_entries(log))
+	{
+		heap_truncate_one_rel(log);
+		unlock_toast(toast);
+	}
+	table_close(log, NoLock);
+}
+
+/* Is it worth to have writers wait for a look at a log? */
+static bool
+seems_worked(Oid oid)
+{
+	Relation log = table_open(oid, AccessShareLock);
+	bool result = RelationGetNumberOfBlocks(log) > 0 && !has_entries(log);
+
+	table_close(log, AccessShareLock);
+	return result;
+}
+
+/*
  * Empties logs that can be emptied.
  *
  * With ACCESS EXCLUSIVE granted at once no open transaction has written to the
@@ -566,20 +629,13 @@ refit_capture_recycle(const RefitMigration *m)
 {
 	for (int i = 0; i < REFIT_LOGS; i++)
 	{
-		Relation log;
-		Oid toast;
+		Oid log = m->rewrite.logs[i];
 
-		if (!ConditionalLockRelationOid(m->rewrite.logs[i], /* private: */
+		if (!seems_worked(log) ||
+			!ConditionalLockRelationOid(log, /* private: */
 										AccessExclusiveLock))
 			continue;
-		log = table_open(m->rewrite.logs[i], NoLock);
-		toast = log->rd_rel->reltoastrelid;
-		if (RelationGetNumberOfBlocks(log) > 0 && !has_entries(log))
-		{
-			heap_truncate_one_rel(log);
-			unlock_toast(toast);
-		}
-		table_close(log, NoLock);
-		UnlockRelationOid(m->rewrite.logs[i], AccessExclusiveLock);
+		empty_log(log);
+		UnlockRelationOid(log, AccessExclusiveLock);
 	}
 }

@@ -75,6 +75,27 @@ typedef struct DirtyKey
 	int log;
 } DirtyKey;
 
+/*
+ * What this process knows about a log.  Nothing depends on it but the time that
+ * a batch takes: another process begins at the log's begin, and looks for marks.
+ */
+typedef struct LogMemory
+{
+	Oid log;		  /* hash key */
+	Oid unmarked;	  /* storage of the table for which there is no mark */
+	BlockNumber next; /* where to go on */
+} LogMemory;
+
+/* A walk through a log. */
+typedef struct LogWalk
+{
+	int log;
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+	bool looks_for_marks;
+	BlockNumber full_at; /* of the first entry that the limit left out */
+} LogWalk;
+
 /* One batch at work. */
 typedef struct CatchUp
 {
@@ -135,29 +156,91 @@ add_entry(CatchUp *c, TupleTableSlot *slot, int log)
 	}
 }
 
+/* What is known about a log, by its oid. */
+static LogMemory *
+remember_log(Oid log)
+{
+	static HTAB *logs = NULL;
+	LogMemory *memory;
+	bool found;
+
+	if (logs == NULL)
+	{
+		HASHCTL info = {.keysize = sizeof(Oid), .entrysize = sizeof(LogMemory)};
+
+		logs = hash_create("pg_refit logs", 16, &info, HASH_ELEM | HASH_BLOBS);
+	}
+	memory = hash_search(logs, &log, HASH_ENTER, &found);
+	if (!found)
+	{
+		memory->unmarked = InvalidOid;
+		memory->next = 0;
+	}
+	return memory;
+}
+
+/*
+ * Collects entries from a range of a log's blocks, until there is one more than
+ * the limit allows; then goes on only if it looks for marks.
+ */
+static void
+collect_range(CatchUp *c, LogWalk *walk, BlockNumber from, BlockNumber end)
+{
+	if (from >= end)
+		return;
+	table_rescan(walk->scan, NULL);
+	heap_setscanlimits(walk->scan, from, end - from);
+	while (table_scan_getnextslot(walk->scan, ForwardScanDirection, walk->slot))
+	{
+		if (c->batch->limit == 0 || c->nentries < c->batch->limit ||
+			slot_attisnull(walk->slot, 1))
+			add_entry(c, walk->slot, walk->log);
+		else if (walk->full_at == InvalidBlockNumber)
+			walk->full_at = ItemPointerGetBlockNumber(&walk->slot->tts_tid);
+		if (walk->full_at != InvalidBlockNumber && !walk->looks_for_marks)
+			break;
+	}
+}
+
 /*
  * Collects the entries of one log that the snapshot sees: keys up to the limit,
  * but marks of TRUNCATE always.  A key of a row written after a TRUNCATE must
  * not be worked before its mark, which would then take that row away again.
+ *
+ * So that a batch takes no longer where the log is longer, it begins where the
+ * one before it ended, and goes round; and the rest is searched for marks only
+ * where there can be one.  TRUNCATE gives the table other storage.  We hold a
+ * lock on the table, so none is under way, and our snapshot, which is younger
+ * than the lock, sees the marks of all that have been.  Hence once a walk
+ * through the whole log has seen no mark, there is none as long as the table's
+ * storage is the same.
  */
 static void
 collect_from_log(CatchUp *c, int log)
 {
-	TableScanDesc scan =
+	Oid storage = c->source->rd_rel->relfilenode;
+	LogMemory *memory = remember_log(RelationGetRelid(c->logs[log]));
+	LogWalk walk = {.log = log, .full_at = InvalidBlockNumber};
+	BlockNumber nblocks;
+	BlockNumber begin;
+
+	walk.scan =
 		table_beginscan_strat(c->logs[log], c->snapshot, 0, NULL, true, false);
-	TupleTableSlot *slot = table_slot_create(c->logs[log], NULL);
+	walk.slot = table_slot_create(c->logs[log], NULL);
+	walk.looks_for_marks = memory->unmarked != storage;
+	nblocks = ((HeapScanDesc) walk.scan)->rs_nblocks;
+	begin = memory->next < nblocks ? memory->next : 0;
 
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		bool is_full = c->batch->limit > 0 && c->nentries >= c->batch->limit;
-
-		if (is_full && !slot_attisnull(slot, 1))
-			c->batch->complete = false;
-		else
-			add_entry(c, slot, log);
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	table_endscan(scan);
+	collect_range(c, &walk, begin, nblocks);
+	if (walk.full_at == InvalidBlockNumber || walk.looks_for_marks)
+		collect_range(c, &walk, 0, begin);
+	if (walk.full_at != InvalidBlockNumber)
+		c->batch->complete = false;
+	memory->next = walk.full_at != InvalidBlockNumber ? walk.full_at : 0;
+	if (walk.looks_for_marks && !c->batch->truncated)
+		memory->unmarked = storage;
+	ExecDropSingleTupleTableSlot(walk.slot);
+	table_endscan(walk.scan);
 }
 
 /* Collects the entries that the snapshot sees. */

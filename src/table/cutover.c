@@ -69,25 +69,70 @@
 /* With more keys than these to apply, the lock is not taken, or given back. */
 #define MOST_PENDING 2000
 
+/*
+ * What is to be applied under the lock should not take longer than this, in ms.
+ * A table that is written to without pause may never have so little; so after
+ * some tries it may take as long as it takes.
+ */
+#define APPLY_UNDER_LOCK_MS 15
+#define PATIENT_TRIES 8
+
+/* So few keys are always applied, however long the last ones took. */
+#define FEW_PENDING 50
+
+/* Batches before the lock: each has what came while the one before was applied. */
+#define MOST_BATCHES 5
+
+/* What the locks are held for, in parts. */
+#define MOST_LAPS 16
+
+typedef struct Lap
+{
+	const char *name;
+	double end_ms;
+} Lap;
+
 static instr_time lock_granted;
 static double lock_ms = -1;
 static bool lock_is_held = false;
+static Lap laps[MOST_LAPS];
+static int nlaps = 0;
+
+/* ms since the locks were granted. */
+static double
+ms_held(void)
+{
+	instr_time now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, lock_granted);
+	return INSTR_TIME_GET_MILLISEC(now);
+}
+
+/* A part of the work under the locks ends here.  Those of many leaves add up. */
+static void
+end_lap(const char *name)
+{
+	if (nlaps < MOST_LAPS)
+		laps[nlaps++] = (Lap){name, ms_held()};
+}
 
 /* Takes the time at the end of the cutover's commit, or forgets it. */
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
-	instr_time now;
-
 	if (!lock_is_held ||
-		(event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT))
+		(event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_COMMIT &&
+		 event != XACT_EVENT_ABORT))
 		return;
+	if (event == XACT_EVENT_PRE_COMMIT)
+	{
+		end_lap("bookkeeping");
+		return;
+	}
 	lock_is_held = false;
-	if (event == XACT_EVENT_ABORT)
-		return;
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, lock_granted);
-	lock_ms = INSTR_TIME_GET_MILLISEC(now);
+	if (event == XACT_EVENT_COMMIT)
+		lock_ms = ms_held();
 }
 
 /* Notes that the locks are held from now on. */
@@ -99,8 +144,28 @@ start_clock(void)
 	if (!registered)
 		RegisterXactCallback(at_transaction_end, NULL);
 	registered = true;
+	nlaps = 0;
 	INSTR_TIME_SET_CURRENT(lock_granted);
 	lock_is_held = true;
+}
+
+/* Tells the server log, at debug1, what the locks were held for. */
+static void
+report_laps(void)
+{
+	StringInfoData text;
+	double begin = 0;
+
+	initStringInfo(&text);
+	for (int i = 0; i < nlaps; i++)
+	{
+		appendStringInfo(&text, "%s %.2f, ", laps[i].name,
+						 laps[i].end_ms - begin);
+		begin = laps[i].end_ms;
+	}
+	elog(DEBUG1, "cutover held its locks for %.2f ms: %scommit %.2f", lock_ms,
+		 text.data, lock_ms - begin);
+	pfree(text.data);
 }
 
 /* How long the last cutover of this process held its locks. */
@@ -109,6 +174,8 @@ refit_cutover_take_lock_ms(void)
 {
 	double result = lock_ms;
 
+	if (lock_ms >= 0)
+		report_laps();
 	lock_ms = -1;
 	return result;
 }
@@ -154,12 +221,15 @@ alter_empty_table(RefitMigration *m, const AlterTableStmt *stmt)
 	List *views = refit_dependents_detach_views(m->relid, stmt);
 
 	refit_dependents_suspend_foreign_keys(m, stmt);
+	end_lap("detach");
 	refit_actions_run_public(stmt, m->relid, m->definition, m->search_path);
+	end_lap("alter");
 	REFIT_FAULT("cutover.altered");
 	refit_dependents_adjust_sequences(m->relid, refit_catalog_root_twin(m),
 									  stmt);
 	refit_dependents_owe_new_foreign_keys(m, foreign_keys);
 	refit_dependents_attach_views(views);
+	end_lap("attach");
 }
 
 /* Step 5: puts the twin's storage in place, with what is known about it. */
@@ -291,29 +361,66 @@ forget_missing_values(Oid relid)
 }
 
 /*
+ * Applies the log of one leaf until little can have come since.  Returns how
+ * many keys the last batch had, and says how long one of them took.
+ */
+static int64
+apply_until_small(RefitMigration *m, double *ms_per_key)
+{
+	int64 keys = 0;
+
+	for (int i = 0; i < MOST_BATCHES && !refit_capture_is_idle(m); i++)
+	{
+		RefitBatch batch = {0};
+		instr_time begin;
+		instr_time end;
+
+		INSTR_TIME_SET_CURRENT(begin);
+		refit_catchup_apply(m, &batch);
+		INSTR_TIME_SET_CURRENT(end);
+		INSTR_TIME_SUBTRACT(end, begin);
+		keys = batch.keys;
+		if (keys <= FEW_PENDING)
+			break;
+		*ms_per_key = INSTR_TIME_GET_MILLISEC(end) / keys;
+	}
+	return keys;
+}
+
+/*
  * Applies the logs of all leaves.  False: that cannot be, an unlogged table was
  * emptied by a crash, or it was more than the lock should wait for; or a leaf
  * has not passed its verification.
  */
 static bool
-apply_before_lock(RefitMigration *m, List *leaves)
+apply_before_lock(RefitMigration *m, List *leaves, double *ms_per_key)
 {
 	int64 keys = 0;
 	ListCell *lc;
 
 	foreach(lc, leaves)
 	{
-		RefitBatch batch = {0};
-
 		refit_catalog_use_leaf(m, lfirst(lc));
 		if (!refit_verify_is_passed(m) ||
 			(!m->rewrite.reversed && refit_shape_was_emptied(m)))
 			return false;
-		if (!refit_capture_is_idle(m))
-			refit_catchup_apply(m, &batch);
-		keys += batch.keys;
+		keys += apply_until_small(m, ms_per_key);
 	}
 	return keys <= MOST_PENDING;
+}
+
+/* Is little enough pending to apply it under the lock? */
+static bool
+is_little_pending(const RefitMigration *m, double ms_per_key)
+{
+	int64 pending = refit_capture_pending(m);
+
+	if (pending <= FEW_PENDING)
+		return true;
+	if (pending > MOST_PENDING)
+		return false;
+	return m->cutover_attempts > PATIENT_TRIES ||
+		   pending * ms_per_key <= APPLY_UNDER_LOCK_MS;
 }
 
 /* Step 1, and the end of capture, for one leaf. */
@@ -324,8 +431,10 @@ apply_last(RefitMigration *m)
 
 	refit_shape_check(m);
 	refit_capture_check(m);
+	end_lap("check");
 	if (!refit_capture_is_idle(m))
 		refit_catchup_apply(m, &batch);
+	end_lap("apply");
 	REFIT_FAULT("cutover.applied");
 	refit_capture_remove(m);
 }
@@ -353,6 +462,7 @@ empty_leaf(RefitMigration *m, const AlterTableStmt *stmt)
 		return;
 	refit_swap_copy_statistics(m->leaf, m->rewrite.blank);
 	swap_with_blank(m);
+	end_lap("empty");
 }
 
 /* Step 5 for one leaf. */
@@ -362,6 +472,7 @@ fill_leaf(RefitMigration *m, const AlterTableStmt *stmt)
 	swap_with_twin(m);
 	if (stmt == NULL)
 		forget_missing_values(m->leaf);
+	end_lap("fill");
 }
 
 /* The change itself, under the locks. */
@@ -408,9 +519,10 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	bool back = m->rewrite.reversed;
 	AlterTableStmt *stmt = back ? refit_inverse_stmt(m) : refit_actions_of(m);
 	List *leaves = refit_catalog_leaves(m);
+	double ms_per_key = 0;
 
 	m->next_phase = back ? "catchback" : "catchup";
-	if (!apply_before_lock(m, leaves))
+	if (!apply_before_lock(m, leaves, &ms_per_key))
 		return REFIT_RETURN;
 	if (back)
 		refit_inverse_widen(m->rewrite.blank, m->relid);
@@ -425,8 +537,9 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 		return REFIT_WAIT;
 	start_clock();
 	REFIT_FAULT("cutover.locked");
-	if (refit_capture_pending(m) > MOST_PENDING)
-		return REFIT_RETURN; /* something large has committed meanwhile */
+	if (!is_little_pending(m, ms_per_key))
+		return REFIT_RETURN;
+	end_lap("count");
 	if (!back)
 	{
 		refit_tree_check(m);
