@@ -1,8 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * control.c
- *	  SQL functions that control a migration, wait for it, or work it in the
- *	  caller's session.
+ *	  SQL functions that control a migration, or work it in the caller's session.
  *
  * The owner of the table and superusers may control; the migration of a table
  * that is gone, only superusers.
@@ -26,15 +25,13 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "api/control.h"
 #include "api/options.h"
 #include "job/catalog.h"
 #include "job/migration.h"
 #include "job/worker.h"
 #include "pass/governor.h"
 #include "util/sqlutil.h"
-
-/* How often refit.wait looks. */
-#define WAIT_POLL_MS 100
 
 PG_FUNCTION_INFO_V1(refit_pause);
 PG_FUNCTION_INFO_V1(refit_resume);
@@ -45,15 +42,14 @@ PG_FUNCTION_INFO_V1(refit_revert);
 PG_FUNCTION_INFO_V1(refit_finish);
 PG_FUNCTION_INFO_V1(refit_set_option);
 PG_FUNCTION_INFO_V1(refit_throttle);
-PG_FUNCTION_INFO_V1(refit_wait);
 PG_FUNCTION_INFO_V1(refit_step);
 PG_FUNCTION_INFO_V1(refit_step_failed);
 PG_FUNCTION_INFO_V1(refit_claim);
 PG_FUNCTION_INFO_V1(refit_release);
 
 /* An ERROR for a migration that is not there. */
-static void
-refuse_unknown(int64 id)
+void
+refit_control_refuse_unknown(int64 id)
 {
 	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 					errmsg("migration " INT64_FORMAT " does not exist", id),
@@ -74,8 +70,8 @@ is_submitter(const RefitMigration *m)
  * May the caller control this migration, and see what it says?  A statement may be
  * about no relation, or have dropped it.
  */
-static bool
-is_allowed(const RefitMigration *m)
+bool
+refit_control_is_allowed(const RefitMigration *m)
 {
 	return superuser() || is_submitter(m) ||
 		   (get_rel_name(m->relid) != NULL && refit_owns_relation(m->relid));
@@ -98,8 +94,8 @@ check_rights(int64 id)
 				 errmsg("cannot control a migration within security-restricted "
 						"operation")));
 	if (m == NULL)
-		refuse_unknown(id);
-	if (!is_allowed(m))
+		refit_control_refuse_unknown(id);
+	if (!refit_control_is_allowed(m))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for migration " INT64_FORMAT, id),
@@ -228,155 +224,6 @@ refit_throttle(PG_FUNCTION_ARGS)
 		PG_RETURN_TEXT_P(cstring_to_text("all"));
 	refit_worker_wake_at_commit(id);
 	return CStringGetTextDatum(refit_catalog_load(id)->state);
-}
-
-/* Is this one of the states that nothing follows by itself? */
-static bool
-is_settled(const char *state)
-{
-	return strcmp(state, "completed") == 0 || strcmp(state, "cancelled") == 0 ||
-		   strcmp(state, "reverted") == 0 || strcmp(state, "revertible") == 0;
-}
-
-/* The state and error of a migration as they are now committed. */
-static char *
-current_state(int64 id, char **message)
-{
-	Oid types[1] = {INT8OID};
-	Datum values[1] = {Int64GetDatum(id)};
-	char *state;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	state = refit_sql_text("SELECT CASE WHEN request IS NOT NULL AND state IN"
-						   " ('ready', 'revertible') THEN 'running'"
-						   " ELSE state END"
-						   " FROM refit.migration WHERE id = $1",
-						   1, types, values);
-	*message = refit_sql_text("SELECT concat_ws('; ', error_message,"
-							  " error_detail) FROM refit.migration"
-							  " WHERE id = $1",
-							  1, types, values);
-	PopActiveSnapshot();
-	return state;
-}
-
-/* Sleeps between two looks. */
-static void
-wait_a_little(void)
-{
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 WAIT_POLL_MS, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-}
-
-/* When a time-out that began now will be over. */
-static TimestampTz
-deadline_of(FunctionCallInfo fcinfo, int n)
-{
-	if (PG_ARGISNULL(n))
-		return DT_NOEND;
-	return DatumGetTimestampTz(DirectFunctionCall2(
-		timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()),
-		PG_GETARG_DATUM(n)));
-}
-
-/*
- * CREATE INDEX CONCURRENTLY waits for every transaction that has a snapshot, so
- * also for one that waits for it.  The flag says what holds here: that this
- * snapshot is not going to read the table by the new index, the statement having
- * been planned.  It goes with the transaction.
- */
-static void
-step_aside(bool aside)
-{
-	LWLockAcquire(ProcArrayLock, LW_EXCLUSIVE);
-	if (aside)
-		MyProc->statusFlags |= PROC_IN_SAFE_IC;
-	else
-		MyProc->statusFlags &= ~PROC_IN_SAFE_IC;
-	ProcGlobal->statusFlags[MyProc->pgxactoff] = MyProc->statusFlags;
-	LWLockRelease(ProcArrayLock);
-}
-
-/* An ERROR when the migration's worker waits for this transaction. */
-static void
-check_not_in_the_way(int64 id)
-{
-	Oid types[1] = {INT8OID};
-	Datum values[1] = {Int64GetDatum(id)};
-
-	if (refit_sql_text("SELECT 1 FROM refit.migration_progress p"
-					   " JOIN refit.migration m USING (id)"
-					   " WHERE id = $1 AND m.state = 'running'"
-					   " AND m.strategy IN ('command', 'concurrently')"
-					   " AND pg_backend_pid() = ANY"
-					   "  (pg_blocking_pids(p.worker_pid))",
-					   1, types, values) != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("migration " INT64_FORMAT
-						" waits for this transaction to end",
-						id),
-				 errhint("Call refit.wait() in a transaction that has done "
-						 "nothing else.")));
-}
-
-/* Waits for a migration; the state that it comes to, or "timeout". */
-static char *
-wait_for_state(int64 id, TimestampTz deadline)
-{
-	for (;;)
-	{
-		char *message;
-		char *state = current_state(id, &message);
-
-		if (state == NULL)
-			refuse_unknown(id);
-		if (strcmp(state, "failed") == 0)
-			ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-							errmsg("migration " INT64_FORMAT " has failed", id),
-							is_allowed(refit_catalog_load(id))
-								? errdetail("%s", message)
-								: 0,
-							errhint("See refit.migrations and refit.events.")));
-		if (is_settled(state) || strcmp(state, "ready") == 0 ||
-			strcmp(state, "paused") == 0)
-			return state;
-		if (GetCurrentTimestamp() >= deadline)
-			return "timeout";
-		PushActiveSnapshot(GetLatestSnapshot());
-		check_not_in_the_way(id);
-		PopActiveSnapshot();
-		wait_a_little();
-	}
-}
-
-/* refit.wait(id, timeout): until it is over, ready, or time is up. */
-Datum
-refit_wait(PG_FUNCTION_ARGS)
-{
-	TimestampTz deadline = deadline_of(fcinfo, 1);
-	char *state = NULL;
-
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-	if (XactIsoLevel != XACT_READ_COMMITTED)
-		ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-						errmsg("refit.wait() needs READ COMMITTED"),
-						errdetail("Under another isolation level it could not "
-								  "see the state change.")));
-	step_aside(true);
-	PG_TRY();
-	{
-		state = wait_for_state(PG_GETARG_INT64(0), deadline);
-	}
-	PG_FINALLY();
-	{
-		step_aside(false);
-	}
-	PG_END_TRY();
-	return CStringGetTextDatum(state);
 }
 
 /* refit._claim(id) */
