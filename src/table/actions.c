@@ -314,11 +314,15 @@ refit_actions_alters_type(const AlterTableStmt *stmt, const char *column,
 	return false;
 }
 
-/* Makes one constraint NOT VALID, if it is of a kind that can be. */
+/*
+ * Makes one constraint NOT VALID, if it is of a kind that can be.  NOT NULL can
+ * where it is an action of its own, which it can be from PostgreSQL 18 on.
+ */
 static bool
-make_not_valid(Constraint *c)
+make_not_valid(Constraint *c, bool is_added)
 {
-	if (c->contype != CONSTR_CHECK && c->contype != CONSTR_FOREIGN)
+	if (c->contype != CONSTR_CHECK && c->contype != CONSTR_FOREIGN &&
+		!(c->contype == CONSTR_NOTNULL && is_added))
 		return false;
 	c->skip_validation = true;
 	c->initially_valid = false;
@@ -341,7 +345,7 @@ lift_constraints(ColumnDef *column)
 		Constraint *c = lfirst_node(Constraint, lc);
 		AlterTableCmd *cmd;
 
-		if (!make_not_valid(c))
+		if (!make_not_valid(c, false))
 		{
 			kept = lappend(kept, c);
 			continue;
@@ -357,7 +361,7 @@ lift_constraints(ColumnDef *column)
 	return lifted;
 }
 
-/* Makes added CHECK and FOREIGN KEY constraints NOT VALID. */
+/* Makes added CHECK, FOREIGN KEY and NOT NULL constraints NOT VALID. */
 void
 refit_actions_skip_validation(AlterTableStmt *stmt)
 {
@@ -369,7 +373,7 @@ refit_actions_skip_validation(AlterTableStmt *stmt)
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
 		if (cmd->subtype == AT_AddConstraint)
-			(void) make_not_valid(castNode(Constraint, cmd->def));
+			(void) make_not_valid(castNode(Constraint, cmd->def), true);
 		else if (cmd->subtype == AT_AddColumn)
 			lifted = list_concat(
 				lifted, lift_constraints(castNode(ColumnDef, cmd->def)));

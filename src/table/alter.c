@@ -6,7 +6,10 @@
  * SET NOT NULL on a populated table would scan it under ACCESS EXCLUSIVE.  It
  * is split off: phase alter adds CHECK (column IS NOT NULL) NOT VALID, phase
  * validate checks the rows in chunks, and phase settle runs SET NOT NULL, which
- * finds the constraint and does not scan, and drops the constraint again.
+ * finds the constraint and does not scan, and drops the constraint again.  From
+ * PostgreSQL 18 on NOT NULL is a constraint itself and can be NOT VALID: then
+ * that is what phase alter adds and phase validate makes valid, and phase settle
+ * has nothing to do.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +21,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "compat.h"
 #include "job/catalog.h"
 #include "rows/violation_sql.h"
 #include "table/actions.h"
@@ -56,7 +60,7 @@ owe(const RefitMigration *m, const char *constraint, bool added)
 	SPI_finish();
 }
 
-/* Owes every CHECK and FOREIGN KEY that the ALTER has added. */
+/* Owes every CHECK, FOREIGN KEY and NOT NULL that the ALTER has added. */
 static void
 owe_new_constraints(const RefitMigration *m, const char *known)
 {
@@ -69,7 +73,7 @@ owe_new_constraints(const RefitMigration *m, const char *known)
 	SPI_connect();
 	refit_sql("INSERT INTO refit.owed (id, relid, conname, added)"
 			  " SELECT $1, $2, conname, true FROM pg_catalog.pg_constraint"
-			  " WHERE conrelid = $2 AND contype IN ('c', 'f')"
+			  " WHERE conrelid = $2 AND contype IN ('c', 'f', 'n')"
 			  " AND NOT convalidated AND " IS_ENFORCED(
 				  "pg_constraint") " AND NOT oid = ANY ($3::oid[])"
 								   " ON CONFLICT DO NOTHING",
@@ -89,6 +93,63 @@ known_constraints(Oid relid)
 						  1, types, values);
 }
 
+#ifdef REFIT_HAS_NOT_NULL_CONSTRAINTS
+
+/*
+ * Has a column a NOT NULL constraint that PostgreSQL has checked, "t", or not,
+ * "f"?  NULL: none.  Owes one that was not.
+ */
+static char *
+find_not_null(const RefitMigration *m, const char *column)
+{
+	Oid types[3] = {INT8OID, OIDOID, TEXTOID};
+	Datum values[3];
+
+	values[0] = Int64GetDatum(m->id);
+	values[1] = ObjectIdGetDatum(m->relid);
+	values[2] = CStringGetTextDatum(column);
+	return refit_sql_text(
+		"WITH here AS (SELECT conname, convalidated"
+		"  FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_attribute a"
+		"  ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]"
+		"  WHERE c.conrelid = $2 AND c.contype = 'n' AND a.attname = $3::name),"
+		" owe AS (INSERT INTO refit.owed (id, relid, conname, added)"
+		"  SELECT $1, $2, conname, false FROM here WHERE NOT convalidated"
+		"  ON CONFLICT DO NOTHING)"
+		" SELECT left(convalidated::text, 1) FROM here",
+		3, types, values);
+}
+
+/* Adds what is to prove NOT NULL, unless it is there.  False: it is, and valid. */
+static bool
+add_proof(RefitMigration *m, const char *column)
+{
+	char *valid = find_not_null(m, column);
+
+	if (valid == NULL) /* owed by owe_new_constraints() */
+		refit_actions_run_own(
+			psprintf("ADD NOT NULL %s NOT VALID", quote_identifier(column)),
+			m->relid);
+	return valid == NULL || strcmp(valid, "f") == 0;
+}
+
+#else
+
+/* Adds what is to prove NOT NULL.  False: nothing is needed. */
+static bool
+add_proof(RefitMigration *m, const char *column)
+{
+	refit_actions_run_own(
+		psprintf("ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID",
+				 quote_identifier(proof_name(m, column)),
+				 quote_identifier(column)),
+		m->relid);
+	owe(m, proof_name(m, column), true);
+	return true;
+}
+
+#endif
+
 /*
  * Takes SET NOT NULL and VALIDATE CONSTRAINT out of the actions, adding the
  * constraints that prove them.  Returns what is left to run now.
@@ -105,18 +166,9 @@ defer_scans(RefitMigration *m, const AlterTableStmt *original)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
-		if (cmd->subtype == AT_SetNotNull)
-		{
-			refit_actions_run_own(
-				psprintf("ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID",
-						 quote_identifier(proof_name(m, cmd->name)),
-						 quote_identifier(cmd->name)),
-				m->relid);
-			owe(m, proof_name(m, cmd->name), true);
-		}
-		else if (cmd->subtype == AT_ValidateConstraint)
+		if (cmd->subtype == AT_ValidateConstraint)
 			owe(m, cmd->name, false);
-		else
+		else if (cmd->subtype != AT_SetNotNull || !add_proof(m, cmd->name))
 			kept = lappend(kept, cmd);
 	}
 	stmt->cmds = kept;
@@ -160,7 +212,23 @@ refit_alter_step(RefitMigration *m, RefitBudget *budget)
 	return REFIT_NEXT;
 }
 
-/* The SET NOT NULL actions, and dropping what has proven them. */
+/* Is there something to do for SET NOT NULL of a column? */
+static bool
+is_unsettled(const RefitMigration *m, const char *column)
+{
+	Oid types[3] = {OIDOID, TEXTOID, TEXTOID};
+	Datum values[3] = {ObjectIdGetDatum(m->relid), CStringGetTextDatum(column),
+					   CStringGetTextDatum(proof_name(m, column))};
+
+	return refit_sql_text("SELECT 1 FROM pg_catalog.pg_attribute"
+						  " WHERE attrelid = $1 AND attname = $2::name"
+						  " AND NOT attnotnull UNION ALL"
+						  " SELECT 1 FROM pg_catalog.pg_constraint"
+						  " WHERE conrelid = $1 AND conname = $3::name LIMIT 1",
+						  3, types, values) != NULL;
+}
+
+/* The SET NOT NULL actions that are still to run, or NULL. */
 static AlterTableStmt *
 deferred_actions(RefitMigration *m)
 {
@@ -173,7 +241,7 @@ deferred_actions(RefitMigration *m)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
-		if (cmd->subtype == AT_SetNotNull)
+		if (cmd->subtype == AT_SetNotNull && is_unsettled(m, cmd->name))
 			appendStringInfo(&sql, "%sALTER COLUMN %s SET NOT NULL",
 							 sql.len > 0 ? ", " : "",
 							 quote_identifier(cmd->name));
