@@ -49,7 +49,12 @@ SELECT refit.wait(:id, '60s');
 SELECT strategy FROM refit.migrations WHERE id = :id;
 SELECT conname, valid FROM cons WHERE conname = 'low';
 ALTER TABLE orders DROP CONSTRAINT low;
-
+-- beside another that is checked
+SELECT refit.alter_table('orders', 'ADD COLUMN extra int, ADD CONSTRAINT low CHECK (qty < 5 OR extra = 1)
+	NOT VALID, ADD CONSTRAINT high CHECK (qty < 5000)') AS id \gset
+SELECT refit.wait(:id, '60s');
+SELECT conname, valid FROM cons WHERE conname IN ('low', 'high') ORDER BY conname;
+ALTER TABLE orders DROP COLUMN extra, DROP CONSTRAINT high;
 -- FOREIGN KEY, to another table and to the table itself
 SELECT refit.alter_table('orders', 'ADD FOREIGN KEY (customer) REFERENCES customer
 	ON DELETE CASCADE') AS id \gset

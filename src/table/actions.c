@@ -315,14 +315,17 @@ refit_actions_alters_type(const AlterTableStmt *stmt, const char *column,
 }
 
 /*
- * Makes one constraint NOT VALID, if it is of a kind that can be.  NOT NULL can
- * where it is an action of its own, which it can be from PostgreSQL 18 on.
+ * Makes one constraint NOT VALID, if it is of a kind that can be and is not that
+ * already.  NOT NULL can where it is an action of its own, which it can be from
+ * PostgreSQL 18 on.
  */
 static bool
-make_not_valid(Constraint *c, bool is_added)
+make_not_valid(Constraint *c, bool is_action)
 {
 	if (c->contype != CONSTR_CHECK && c->contype != CONSTR_FOREIGN &&
-		!(c->contype == CONSTR_NOTNULL && is_added))
+		!(c->contype == CONSTR_NOTNULL && is_action))
+		return false;
+	if (c->skip_validation)
 		return false;
 	c->skip_validation = true;
 	c->initially_valid = false;
@@ -361,22 +364,33 @@ lift_constraints(ColumnDef *column)
 	return lifted;
 }
 
-/* Makes added CHECK, FOREIGN KEY and NOT NULL constraints NOT VALID. */
-void
-refit_actions_skip_validation(AlterTableStmt *stmt)
+/*
+ * Takes the constraints out of the actions that rows are to be checked against,
+ * makes them NOT VALID and returns them.  What is submitted as NOT VALID stays.
+ */
+AlterTableStmt *
+refit_actions_split_constraints(AlterTableStmt *stmt)
 {
-	List *lifted = NIL;
+	AlterTableStmt *split = copyObject(stmt);
+	List *kept = NIL;
 	ListCell *lc;
 
+	split->cmds = NIL;
 	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
-		if (cmd->subtype == AT_AddConstraint)
-			(void) make_not_valid(castNode(Constraint, cmd->def), true);
-		else if (cmd->subtype == AT_AddColumn)
-			lifted = list_concat(
-				lifted, lift_constraints(castNode(ColumnDef, cmd->def)));
+		if (cmd->subtype == AT_AddConstraint &&
+			make_not_valid(castNode(Constraint, cmd->def), true))
+		{
+			split->cmds = lappend(split->cmds, cmd);
+			continue;
+		}
+		if (cmd->subtype == AT_AddColumn)
+			split->cmds = list_concat(
+				split->cmds, lift_constraints(castNode(ColumnDef, cmd->def)));
+		kept = lappend(kept, cmd);
 	}
-	stmt->cmds = list_concat(stmt->cmds, lifted);
+	stmt->cmds = kept;
+	return split;
 }

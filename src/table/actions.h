@@ -50,9 +50,9 @@ extern bool refit_actions_alters_type(const AlterTableStmt *stmt,
 									  const char *column, Node **using_expr);
 
 /*
- * Changes the actions so that what they add is not checked against existing
- * rows: CHECK and FOREIGN KEY become NOT VALID.
+ * Takes the constraints out of the actions that existing rows are to be checked
+ * against, makes them NOT VALID and returns them as actions of their own.
  */
-extern void refit_actions_skip_validation(AlterTableStmt *stmt);
+extern AlterTableStmt *refit_actions_split_constraints(AlterTableStmt *stmt);
 
 #endif /* REFIT_ACTIONS_H */

@@ -100,37 +100,41 @@ known_constraints(Oid relid)
  * "f"?  NULL: none.  Owes one that was not.
  */
 static char *
-find_not_null(const RefitMigration *m, const char *column)
+owe_not_null(const RefitMigration *m, const char *column, bool added)
 {
-	Oid types[3] = {INT8OID, OIDOID, TEXTOID};
-	Datum values[3];
+	Oid types[4] = {INT8OID, OIDOID, TEXTOID, BOOLOID};
+	Datum values[4];
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = ObjectIdGetDatum(m->relid);
 	values[2] = CStringGetTextDatum(column);
+	values[3] = BoolGetDatum(added);
 	return refit_sql_text(
 		"WITH here AS (SELECT conname, convalidated"
 		"  FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_attribute a"
 		"  ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]"
 		"  WHERE c.conrelid = $2 AND c.contype = 'n' AND a.attname = $3::name),"
 		" owe AS (INSERT INTO refit.owed (id, relid, conname, added)"
-		"  SELECT $1, $2, conname, false FROM here WHERE NOT convalidated"
+		"  SELECT $1, $2, conname, $4 FROM here WHERE NOT convalidated"
 		"  ON CONFLICT DO NOTHING)"
 		" SELECT left(convalidated::text, 1) FROM here",
-		3, types, values);
+		4, types, values);
 }
 
 /* Adds what is to prove NOT NULL, unless it is there.  False: it is, and valid. */
 static bool
 add_proof(RefitMigration *m, const char *column)
 {
-	char *valid = find_not_null(m, column);
+	char *valid = owe_not_null(m, column, false);
 
-	if (valid == NULL) /* owed by owe_new_constraints() */
+	if (valid == NULL)
+	{
 		refit_actions_run_own(
 			psprintf("ADD NOT NULL %s NOT VALID", quote_identifier(column)),
 			m->relid);
-	return valid == NULL || strcmp(valid, "f") == 0;
+		valid = owe_not_null(m, column, true);
+	}
+	return strcmp(valid, "f") == 0;
 }
 
 #else
@@ -152,16 +156,16 @@ add_proof(RefitMigration *m, const char *column)
 
 /*
  * Takes SET NOT NULL and VALIDATE CONSTRAINT out of the actions, adding the
- * constraints that prove them.  Returns what is left to run now.
+ * constraints that prove them, and the constraints that rows are to be checked
+ * against.  Returns those; the actions keep what is left.
  */
 static AlterTableStmt *
-defer_scans(RefitMigration *m, const AlterTableStmt *original)
+defer_scans(RefitMigration *m, AlterTableStmt *stmt)
 {
-	AlterTableStmt *stmt = copyObject((AlterTableStmt *) original);
+	AlterTableStmt *constraints = refit_actions_split_constraints(stmt);
 	List *kept = NIL;
 	ListCell *lc;
 
-	refit_actions_skip_validation(stmt);
 	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
@@ -172,7 +176,23 @@ defer_scans(RefitMigration *m, const AlterTableStmt *original)
 			kept = lappend(kept, cmd);
 	}
 	stmt->cmds = kept;
-	return stmt;
+	return constraints;
+}
+
+/*
+ * Adds the constraints that rows are to be checked against, NOT VALID, and owes
+ * them a check.  One that was submitted as NOT VALID is not among them.
+ */
+static void
+add_constraints(RefitMigration *m, const AlterTableStmt *constraints)
+{
+	char *known = known_constraints(m->relid);
+
+	if (constraints->cmds == NIL)
+		return;
+	refit_actions_run_public(constraints, m->relid, m->definition,
+							 m->search_path);
+	owe_new_constraints(m, known);
 }
 
 /* The lock on the table and on what hangs on it. */
@@ -190,8 +210,8 @@ RefitOutcome
 refit_alter_step(RefitMigration *m, RefitBudget *budget)
 {
 	AlterTableStmt *stmt = refit_actions_parse(m->definition);
+	AlterTableStmt *constraints = NULL;
 	List *views;
-	char *known;
 
 	if (!lock_table(m, stmt))
 	{
@@ -199,15 +219,14 @@ refit_alter_step(RefitMigration *m, RefitBudget *budget)
 		return REFIT_WAIT;
 	}
 	REFIT_FAULT("alter.locked");
-	known = known_constraints(m->relid);
 	if (strcmp(m->strategy, "validate") == 0)
-		stmt = defer_scans(m, stmt);
+		constraints = defer_scans(m, stmt);
 	views = refit_dependents_detach_views(m->relid, stmt);
 	if (stmt->cmds != NIL)
 		refit_actions_run_public(stmt, m->relid, m->definition, m->search_path);
+	if (constraints != NULL)
+		add_constraints(m, constraints);
 	refit_dependents_attach_views(views);
-	if (strcmp(m->strategy, "validate") == 0)
-		owe_new_constraints(m, known);
 	REFIT_FAULT("alter.done");
 	return REFIT_NEXT;
 }
