@@ -29,7 +29,7 @@ set -euo pipefail
 shopt -s inherit_errexit # a side that fails within $() ends the script
 export LC_ALL=C.UTF-8
 
-# In the order of the table.
+# In the order of the table.  growth, which has one of its own, is run by name.
 bench_scripts=(rewrite repack index backfill migration stall cutover capture
 	phases validate governor revert mirror)
 
