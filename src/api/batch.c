@@ -16,7 +16,7 @@
 
 #include "api/arguments.h"
 #include "api/options.h"
-#include "job/migration.h"
+#include "job/submission.h"
 #include "rows/batch.h"
 #include "table/plan.h"
 

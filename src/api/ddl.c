@@ -23,7 +23,7 @@
 #include "api/options.h"
 #include "ddl/ddl.h"
 #include "job/catalog.h"
-#include "job/migration.h"
+#include "job/submission.h"
 #include "util/sqlutil.h"
 
 PG_FUNCTION_INFO_V1(refit_ddl);

@@ -21,7 +21,7 @@
 #include "api/options.h"
 #include "index/definition.h"
 #include "index/plan.h"
-#include "job/migration.h"
+#include "job/submission.h"
 #include "util/sqlutil.h"
 
 PG_FUNCTION_INFO_V1(refit_create_index);

@@ -27,7 +27,7 @@
 #include "api/arguments.h"
 #include "api/options.h"
 #include "guc.h"
-#include "job/migration.h"
+#include "job/submission.h"
 #include "table/actions.h"
 #include "table/plan.h"
 #include "table/space.h"

@@ -12,7 +12,7 @@
 
 #include "api/arguments.h"
 #include "api/options.h"
-#include "job/migration.h"
+#include "job/submission.h"
 #include "rows/validation.h"
 #include "table/plan.h"
 #include "util/sqlutil.h"

@@ -7,7 +7,7 @@
  * name nothing but our own tables and evaluate no expression of a user.
  * Callers may be anybody: whether they have the right to ask is decided in
  * api/ before they come here.  Nothing here writes state, phase, goal or
- * request: that is job/migration's.
+ * request: see job/state.h.
  *
  * Strings returned live in the caller's memory context.
  *

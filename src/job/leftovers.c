@@ -34,8 +34,9 @@
 
 #include "ddl/fate.h"
 #include "job/catalog.h"
+#include "job/claim.h"
 #include "job/leftovers.h"
-#include "job/migration.h"
+#include "job/state.h"
 #include "table/capture.h"
 #include "table/twin.h"
 #include "util/fault.h"

@@ -18,7 +18,7 @@
 #include "utils/timestamp.h"
 
 #include "job/catalog.h"
-#include "job/migration.h"
+#include "job/request.h"
 #include "job/schedule.h"
 #include "util/attempt.h"
 #include "util/calendar.h"

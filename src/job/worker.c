@@ -78,6 +78,7 @@
 #include "compat.h"
 #include "ddl/command.h"
 #include "guc.h"
+#include "job/claim.h"
 #include "job/history.h"
 #include "job/launcher.h"
 #include "job/leftovers.h"
