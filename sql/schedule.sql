@@ -269,6 +269,18 @@ SELECT refit.schedule('copy', '1 day', 'purge', 'log', '{"where_clause": "false"
 SELECT name, active, next_run > now() AS next FROM refit.schedules;
 SELECT refit.unschedule(name) FROM refit.schedules;
 
+-- an index is built anew; it stays the same object
+CREATE INDEX log_again ON log (id);
+SELECT pg_relation_filenode('log_again') AS node, 'log_again'::regclass::oid AS oid \gset
+SELECT refit.schedule('index', '1 mon', 'rebuild_index', 'log_again', '{"method": "incremental"}', first_run => now()) = now() AS now;
+SELECT until($$(SELECT last_migration IS NOT NULL FROM refit.schedules)$$);
+-- a build waits for whoever has a snapshot, but not for who waits for it
+SELECT refit.wait((SELECT last_migration FROM refit.schedules), '60s');
+SELECT 'log_again'::regclass::oid = :oid AS same, pg_relation_filenode('log_again') <> :node AS anew,
+	indisvalid FROM pg_index WHERE indexrelid = 'log_again'::regclass;
+SELECT refit.unschedule('index');
+DROP INDEX log_again;
+
 --
 -- What is refused
 --
