@@ -19,6 +19,7 @@
 #include "catalog/pg_attrdef.h"
 #include "catalog/pg_class.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #if PG_VERSION_NUM >= 190000
 #include "commands/repack.h"
 #else
@@ -30,6 +31,7 @@
 #include "pgstat.h"
 #include "storage/bufmgr.h"
 #include "tcop/pquery.h"
+#include "tcop/tcopprot.h"
 #include "utils/typcache.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -122,12 +124,62 @@ refit_define_unbuilt_index(Oid relid, IndexStmt *stmt, Oid parent,
 #endif
 }
 
-/* 16 wants the table, 17 no snapshot. */
+/* 19 takes flags and options that we do not use, in other places. */
+static inline IndexFetchTableData *
+refit_index_fetch_begin(Relation rel)
+{
+#if PG_VERSION_NUM >= 190000
+	return table_index_fetch_begin(rel, 0);
+#else
+	return table_index_fetch_begin(rel);
+#endif
+}
+
+static inline TM_Result
+refit_tuple_delete(Relation rel, ItemPointer tid, CommandId cid,
+				   Snapshot snapshot, TM_FailureData *failure)
+{
+#if PG_VERSION_NUM >= 190000
+	return table_tuple_delete(rel, tid, cid, 0, snapshot, InvalidSnapshot, true,
+							  failure);
+#else
+	return table_tuple_delete(rel, tid, cid, snapshot, InvalidSnapshot, true,
+							  failure, false);
+#endif
+}
+
+static inline PlannedStmt *
+refit_plan_query(Query *query, const char *text)
+{
+#if PG_VERSION_NUM >= 190000
+	return pg_plan_query(query, text, 0, NULL, NULL);
+#else
+	return pg_plan_query(query, text, 0, NULL);
+#endif
+}
+
+/* 19 has no type of its own for what is put into a page. */
+#if PG_VERSION_NUM >= 190000
+typedef const void *Item;
+#endif
+
+/* Frees the way down to a leaf; 19 leaves it to the memory context. */
+static inline void
+refit_bt_freestack(BTStack stack)
+{
+#if PG_VERSION_NUM < 190000
+	_bt_freestack(stack);
+#endif
+}
+
+/* 16 wants the table, 17 no snapshot; 19 asks whether to return the way down. */
 static inline BTStack
 refit_bt_search(Relation index, Relation heap, BTScanInsert key, Buffer *buffer,
 				int access)
 {
-#if PG_VERSION_NUM >= 170000
+#if PG_VERSION_NUM >= 190000
+	return _bt_search(index, heap, key, buffer, access, true);
+#elif PG_VERSION_NUM >= 170000
 	return _bt_search(index, heap, key, buffer, access);
 #elif PG_VERSION_NUM >= 160000
 	return _bt_search(index, heap, key, buffer, access, NULL);

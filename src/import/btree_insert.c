@@ -275,7 +275,7 @@ refit_btree_insert(RefitBtree *b, IndexTuple *entries, int n, int64 *inserted)
 	int done;
 
 	set_key(b, entries[0]);
-	_bt_freestack(
+	refit_bt_freestack(
 		refit_bt_search(b->index, b->heap, b->key, &buffer, BT_WRITE));
 	done = plan_leaf(b, BufferGetPage(buffer), entries, n);
 	fill_leaf(b, buffer);

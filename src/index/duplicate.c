@@ -28,7 +28,7 @@
 static char *
 name_row(Relation heap, ItemPointer tid)
 {
-	IndexFetchTableData *fetch = table_index_fetch_begin(heap);
+	IndexFetchTableData *fetch = refit_index_fetch_begin(heap);
 	TupleTableSlot *slot = table_slot_create(heap, NULL);
 	List *keys = refit_shape_key_indexes(heap);
 	ItemPointerData place = *tid;
@@ -186,7 +186,7 @@ refit_duplicate_check(Relation heap, Relation index, const char *name,
 
 	if (has_null(index, entry))
 		return true;
-	fetch = table_index_fetch_begin(heap);
+	fetch = refit_index_fetch_begin(heap);
 	slot = table_slot_create(heap, NULL);
 	others = fate_of_others(heap, index, fetch, slot, entry, &other, decides);
 	if (others != ROW_GONE)

@@ -37,6 +37,7 @@
 #include "utils/lsyscache.h"
 #include "utils/relcache.h"
 
+#include "compat.h"
 #include "rows/route.h"
 #include "table/shape.h"
 #include "util/sqlutil.h"
@@ -254,7 +255,7 @@ count_where(Relation rel, const RefitClauses *clauses)
 {
 	Query *query = refit_statement_analyze_where(rel, clauses);
 
-	return pg_plan_query(query, "SELECT", 0, NULL)->planTree->plan_rows;
+	return refit_plan_query(query, "SELECT")->planTree->plan_rows;
 }
 
 /*

@@ -41,6 +41,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "job/catalog.h"
 #include "pass/governor.h"
 #include "table/capture.h"
@@ -347,9 +348,9 @@ delete_found(CatchUp *c, const Datum *key)
 			!datum_image_eq(found, key[k], att->attbyval, att->attlen))
 			return;
 	}
-	result = table_tuple_delete(c->twin, &c->twin_row->tts_tid,
-								GetCurrentCommandId(true), c->snapshot,
-								InvalidSnapshot, true, &failure, false);
+	result =
+		refit_tuple_delete(c->twin, &c->twin_row->tts_tid,
+						   GetCurrentCommandId(true), c->snapshot, &failure);
 	if (result != TM_Ok && result != TM_SelfModified)
 		elog(ERROR, "could not delete a row of the twin: %d", result);
 }
