@@ -215,14 +215,15 @@ is($node->safe_psql('postgres', 'SELECT count(*) > 0 FROM orders'), 't', 'the ta
 unlink "$mount/fill";
 wait_state($node, 'postgres', $id, 'completed');
 stop_writer($writer);
-is( $node->safe_psql('postgres',
-		"SELECT count(*) FROM refit.events WHERE migration_id = $id"
-		  . " AND message LIKE 'waiting for disk space:%'"),
-	'1', 'one event tells of it');
-is( $node->safe_psql('postgres',
-		"SELECT count(*) FROM refit.events WHERE migration_id = $id"
-		  . " AND message = 'there is disk space again'"),
-	'1', 'and one of its end');
+# The pages that a chunk got before the disk was full may be enough for the next one,
+# which then finds that there is room, and the one after it that there is not.
+like(
+	$node->safe_psql('postgres',
+		"SELECT count(*) FILTER (WHERE message LIKE 'waiting for disk space:%'),"
+		  . " count(*) FILTER (WHERE message = 'there is disk space again')"
+		  . " FROM refit.events WHERE migration_id = $id"),
+	qr/^([1-3])\|\1$/,
+	'an event tells of it, and one of its end');
 check_equal($node, 'postgres', 'orders');
 check_clean($node, 'postgres', 'orders');
 
