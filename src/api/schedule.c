@@ -60,7 +60,8 @@ warn_of_no_clock(void)
 	if (refit_launcher_is_there() || has_pg_cron())
 		return;
 	ereport(WARNING,
-			(errmsg("there is no clock for schedules"),
+			(errcode(ERRCODE_WARNING),
+			 errmsg("there is no clock for schedules"),
 			 errdetail("What is due begins when a function of pg_refit is next "
 					   "called."),
 			 errhint("Add pg_refit to shared_preload_libraries, or create "

@@ -109,6 +109,9 @@ step_aside(int flags, bool aside)
  * Is the call all that its statement has yet to do, and the statement all that
  * its transaction does?  So for SELECT refit.wait(...), whatever the arguments
  * were worked out from.  Then no snapshot of the transaction is used again.
+ *
+ * Nor must the transaction have written, as an argument may: vacuum would not count
+ * its xid either, and might call a table frozen past it.
  */
 static bool
 is_alone(FunctionCallInfo fcinfo)
@@ -123,7 +126,8 @@ is_alone(FunctionCallInfo fcinfo)
 			(Expr *) fcinfo->flinfo->fn_expr)
 		return false;
 	return !IsTransactionBlock() && ThereAreNoReadyPortals() &&
-		   !XactHasExportedSnapshots();
+		   !XactHasExportedSnapshots() &&
+		   !TransactionIdIsValid(GetTopTransactionIdIfAny());
 }
 
 /* Sleeps between two looks. */

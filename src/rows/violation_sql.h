@@ -107,8 +107,8 @@
 
 /*
  * Is the table that a foreign key refers to so large, or of unknown size, that its
- * index is to be probed?  To hash it again and again for some hundred thousand rows
- * would cost more: a probe takes about as long as to hash four rows.
+ * index is to be probed?  To hash it for each query of a chunk would cost more.  Five
+ * million rows that refer to 100,000 took 1.5 s hashed and 5.1 s probed.
  */
 #define REFERENCED_IS_LARGE \
 	"coalesce((SELECT reltuples NOT BETWEEN 0 AND 250000" \

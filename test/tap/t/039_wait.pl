@@ -48,6 +48,9 @@ CREATE TABLE t (id int PRIMARY KEY, n int) WITH (autovacuum_vacuum_threshold = 1
 	autovacuum_vacuum_scale_factor = 0.02);
 CREATE TABLE other AS SELECT 1 AS n;
 ALTER TABLE other SET (autovacuum_enabled = false);
+CREATE TABLE written (id bigint);
+CREATE FUNCTION writes(id bigint) RETURNS bigint LANGUAGE sql VOLATILE AS
+	'INSERT INTO written VALUES ($1) RETURNING id';
 SQL
 sql('INSERT INTO t SELECT g, 0 FROM generate_series(1, ' . ROWS . ') g; VACUUM ANALYZE t');
 
@@ -55,6 +58,7 @@ my $id = sql(q(SELECT refit.backfill('t', 'n = n + 1')));
 sql("SELECT refit.throttle(1, '1 h', $id)");
 my @beside = (
 	"SELECT refit.wait($id), 1",
+	"SELECT refit.wait(writes($id))",
 	"BEGIN; SELECT refit.wait($id)",
 	"SELECT refit.wait(id) FROM refit.migrations WHERE id = $id",
 	"DO 'BEGIN PERFORM refit.wait($id); END'");
