@@ -14,8 +14,26 @@ my $node = new_node('index_races', conf => "autovacuum = off\nfsync = off\n");
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 
-# Makes the table and starts a build that stands still after some blocks.
+# Makes the table and starts a build that stands still after some blocks, with
+# more to come: one that a busy machine let run further is begun again.
 sub submit_held
+{
+	my ($definition) = @_;
+	my $id;
+
+	for (1 .. 5)
+	{
+		$id = start_held($definition);
+		return $id
+		  if sql("SELECT next_block < pg_relation_size('t') / 8192 / 2 FROM refit.index_build WHERE id = $id") eq 't';
+		sql("SELECT refit.cancel($id); SELECT refit.throttle(0)");
+		wait_for($node, 'postgres', 'it is over',
+			"SELECT finished_at IS NOT NULL FROM refit.migration WHERE id = $id");
+	}
+	die 'no build could be held half-way';
+}
+
+sub start_held
 {
 	my ($definition) = @_;
 	my $id;
@@ -28,11 +46,12 @@ SELECT refit.throttle(0.97);
 SQL
 	$id = sql(qq{SELECT refit.create_index('$definition', method => 'incremental',
 		options => '{"chunk_time": "10ms"}')});
+	my $over = "EXISTS (SELECT FROM refit.migration WHERE id = $id AND finished_at IS NOT NULL)";
 	wait_for($node, 'postgres', 'some blocks are done',
-		"SELECT next_block > 0 FROM refit.index_build WHERE id = $id");
+		"SELECT EXISTS (SELECT FROM refit.index_build WHERE id = $id AND next_block > 0) OR $over");
 	sql('SELECT refit.throttle(1)');
 	wait_for($node, 'postgres', 'it stands still',
-		"SELECT stands_still FROM refit.migration_progress WHERE id = $id");
+		"SELECT EXISTS (SELECT FROM refit.migration_progress WHERE id = $id AND stands_still) OR $over");
 	return $id;
 }
 
