@@ -26,7 +26,7 @@ sub submit_held
 		$id = start_held($definition);
 		return $id
 		  if sql("SELECT next_block < pg_relation_size('t') / 8192 / 2 FROM refit.index_build WHERE id = $id") eq 't';
-		sql("SELECT refit.cancel($id); SELECT refit.throttle(0)");
+		sql("SELECT refit.cancel(id) FROM refit.migration WHERE id = $id AND finished_at IS NULL; SELECT refit.throttle(0)");
 		wait_for($node, 'postgres', 'it is over',
 			"SELECT finished_at IS NOT NULL FROM refit.migration WHERE id = $id");
 	}
