@@ -31,7 +31,7 @@ export LC_ALL=C.UTF-8
 
 # In the order of the table.  growth, which has one of its own, is run by name.
 bench_scripts=(rewrite repack index backfill migration stall cutover capture
-	phases validate governor revert mirror)
+	throughput phases validate governor revert mirror)
 
 bench_short=0 bench_dir= bench_results= bench_preload=pg_refit
 bench_ours=() bench_peer=()
