@@ -80,8 +80,7 @@ static const Kind kinds[] = {
 	 .key = KEY_TEXT,
 	 .actions = "ALTER COLUMN id TYPE uuid USING id::uuid,"
 				" ALTER COLUMN buddy TYPE uuid USING buddy::uuid",
-	 .retyped = "{id,buddy}",
-	 .is_one_way = true},
+	 .retyped = "{id,buddy}"},
 	{.name = "check_retype",
 	 .key = KEY_UUID,
 	 .actions = "ALTER COLUMN amount TYPE bigint",
