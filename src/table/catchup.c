@@ -3,17 +3,23 @@
  * catchup.c
  *	  Phase catchup: bringing the twin up to date with the capture logs.
  *
- * One batch, one snapshot: the dirty keys that it sees are deleted from the
- * twin, then the rows that the table has for them in the same snapshot are
- * transformed and inserted, and the log entries deleted.  When time is up the
- * entries of the keys that are left stay in the log.  A key says "look at
- * the present state", so a batch can be any set of entries, in any order, and
- * applying one twice does no harm.
+ * One batch, one snapshot.  First half: for each dirty key that it sees, the row
+ * that the table has in the same snapshot is transformed and held against that
+ * of the twin.  What is the same is left alone; what differs where no index sees
+ * it is updated where it stands (renewal.c); else the twin's row is deleted.
+ * Second half: the rows that the twin then lacks are inserted, and the log
+ * entries deleted.  When time is up the entries of the keys that are left stay in
+ * the log.  A key says "look at the present state", so a batch can be any set of
+ * entries, in any order, and applying one twice does no harm.
  *
  * Unique indexes of the twin
- *	  Delete first, insert after: with all visible entries in one batch the twin
- *	  becomes what the table is in that snapshot, and the table obeys its own
- *	  indexes.  A bounded batch can meet a row that another dirty key will
+ *	  Delete first, insert after.  When the inserts begin, the twin has of the
+ *	  batch's keys only rows that are what the table has in the snapshot.  An
+ *	  update changes nothing that an index has, so it conflicts with nothing that
+ *	  the row did not conflict with before.  With all visible entries in one batch
+ *	  the twin becomes what the table is in that snapshot, and the table obeys its
+ *	  own indexes.
+ *	  A bounded batch can meet a row that another dirty key will
  *	  remove; then all entries are taken at once.  A conflict that is left is a
  *	  constraint added by the actions that the data violates: that is an error.
  *
@@ -47,6 +53,7 @@
 #include "table/capture.h"
 #include "table/catchup.h"
 #include "table/finder.h"
+#include "table/renewal.h"
 #include "table/shape.h"
 #include "table/transform.h"
 #include "util/attempt.h"
@@ -72,8 +79,11 @@
 typedef struct DirtyKey
 {
 	Datum *key;
+	HeapTuple row; /* to be inserted, where it was kept */
 	ItemPointerData tid;
-	int log;
+	int8 log;
+	bool ends_key; /* the last one for its key, in sorted order */
+	bool owed;	   /* that: a row is still to be inserted */
 } DirtyKey;
 
 /*
@@ -113,11 +123,16 @@ typedef struct CatchUp
 	DirtyKey *entries;
 	int64 nentries;
 	int64 nworkable; /* of them, with time for */
+	int64 nowed;	 /* rows still to be inserted */
 	int64 room;
-	SortSupport sort;	 /* per key column */
-	TupleTableSlot *row; /* of the table */
-	TupleTableSlot *twin_row;
-	TupleTableSlot *old_row; /* of the twin, before the batch */
+	Size kept;		  /* bytes of rows that are kept for that */
+	SortSupport sort; /* per key column */
+	RefitFinder *in_source;
+	RefitFinder *in_twin; /* as it was before the batch */
+	RefitRenewal *renewal;
+	TupleTableSlot *row;	  /* of the table */
+	TupleTableSlot *twin_row; /* of the twin, before the batch */
+	TupleTableSlot *new_row;  /* of the twin */
 } CatchUp;
 
 /* Remembers an entry. */
@@ -139,9 +154,7 @@ add_entry(CatchUp *c, TupleTableSlot *slot, int log)
 				: repalloc_huge(c->entries, sizeof(DirtyKey) * c->room);
 	}
 	entry = &c->entries[c->nentries++];
-	entry->log = log;
-	entry->tid = slot->tts_tid;
-	entry->key = NULL;
+	*entry = (DirtyKey){.log = log, .tid = slot->tts_tid};
 	if (slot->tts_isnull[0])
 		return;
 	entry->key = palloc(sizeof(Datum) * desc->natts);
@@ -260,11 +273,19 @@ collect_entries(CatchUp *c)
  * there was no time for stays, and with it the key stays dirty.
  */
 static void
-delete_entries(CatchUp *c, int64 worked)
+delete_entries(CatchUp *c)
 {
-	for (int64 i = 0; i < c->nentries; i++)
-		if (i < worked || c->entries[i].key == NULL)
-			simple_heap_delete(c->logs[c->entries[i].log], &c->entries[i].tid);
+	bool stays = true;
+
+	for (int64 i = c->nentries - 1; i >= 0; i--)
+	{
+		DirtyKey *entry = &c->entries[i];
+
+		if (i < c->nworkable && entry->ends_key)
+			stays = entry->owed;
+		if (!stays || entry->key == NULL)
+			simple_heap_delete(c->logs[entry->log], &entry->tid);
+	}
 }
 
 /* Orders entries by key; marks of TRUNCATE come last. */
@@ -280,26 +301,29 @@ compare_entries(const void *a, const void *b, void *arg)
 	return refit_finder_compare(c->sort, c->transform->nkeys, x->key, y->key);
 }
 
-/* Is this the last of the entries for its key, in sorted order? */
-static bool
-ends_key(CatchUp *c, int64 i)
+/* Sorts the entries, and finds the last one for each key. */
+static void
+sort_entries(CatchUp *c)
 {
-	return c->entries[i].key != NULL &&
-		   (i + 1 == c->nentries ||
-			compare_entries(&c->entries[i], &c->entries[i + 1], c) != 0);
+	qsort_arg(c->entries, c->nentries, sizeof(DirtyKey), compare_entries, c);
+	for (int64 i = 0; i < c->nentries; i++)
+		c->entries[i].ends_key =
+			c->entries[i].key != NULL &&
+			(i + 1 == c->nentries ||
+			 compare_entries(&c->entries[i], &c->entries[i + 1], c) != 0);
+	c->nworkable = c->nentries;
 }
 
-/* Has a batch of so many keys, in this part of it, had its time? */
+/* Has a batch of so many keys, in this share of its time, had that? */
 static bool
-is_time_up(const CatchUp *c, int64 keys, bool half)
+is_time_up(const CatchUp *c, int64 keys, double share)
 {
 	RefitBudget budget;
 
 	if (c->batch->budget == NULL || keys < LEAST_KEYS)
 		return false;
 	budget = *c->batch->budget;
-	if (half)
-		budget.chunk_ms /= 2;
+	budget.chunk_ms *= share;
 	return refit_governor_step_over(&budget);
 }
 
@@ -310,8 +334,10 @@ is_time_up(const CatchUp *c, int64 keys, bool half)
 static bool
 ends_form(CatchUp *c, int64 i)
 {
-	if (ends_key(c, i))
+	if (c->entries[i].ends_key)
 		return true;
+	if (c->entries[i].key == NULL)
+		return false;
 	for (int k = 0; k < c->transform->nkeys; k++)
 	{
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(c->source),
@@ -325,17 +351,23 @@ ends_form(CatchUp *c, int64 i)
 }
 
 /*
- * Deletes the row of the twin that was found for a key, if it was made from a
- * row of that key.  In the twin the key of another may be equal to it, under
- * another collation: that row stays, and the conflict is met by the insert.  The
- * row may have been deleted for another form of the key.
+ * Finds the row that the twin had for a key when the batch began.  *is_its_own:
+ * it was made from a row of that key.  In the twin the key of another may be
+ * equal to it, under another collation: that row stays, and the conflict is met
+ * by the insert.
  */
-static void
-delete_found(CatchUp *c, const Datum *key)
+static bool
+find_in_twin(CatchUp *c, const Datum *source_key, bool *is_its_own)
 {
-	TM_FailureData failure;
-	TM_Result result;
+	Datum key[INDEX_MAX_KEYS];
 
+	*is_its_own = false;
+	if (!refit_transform_key_fits(c->transform, source_key))
+		return false;
+	refit_transform_key(c->transform, source_key, key);
+	ExecClearTuple(c->twin_row); /* a page that we look at is not pruned */
+	if (!refit_finder_find(c->in_twin, key, c->twin_row))
+		return false;
 	for (int k = 0; k < c->transform->nkeys; k++)
 	{
 		AttrNumber attnum = c->transform->key_attnums[k];
@@ -346,65 +378,123 @@ delete_found(CatchUp *c, const Datum *key)
 
 		if (isnull ||
 			!datum_image_eq(found, key[k], att->attbyval, att->attlen))
-			return;
+			return true;
 	}
-	result =
+	*is_its_own = true;
+	return true;
+}
+
+/*
+ * Deletes the row of the twin that was found.  It may have been deleted for
+ * another form of the key.
+ */
+static void
+delete_found(CatchUp *c)
+{
+	TM_FailureData failure;
+	TM_Result result =
 		refit_tuple_delete(c->twin, &c->twin_row->tts_tid,
 						   GetCurrentCommandId(true), c->snapshot, &failure);
+
 	if (result != TM_Ok && result != TM_SelfModified)
 		elog(ERROR, "could not delete a row of the twin: %d", result);
 }
 
 /*
- * Deletes the dirty keys' rows from the twin.  When half of the time is up the
- * batch ends there: the keys after it stay in the log.
+ * Finds the table's row for a key and makes the twin's of it; NULL: there is
+ * none.  was: the twin's row has been found, for values that only it has.
+ */
+static TupleTableSlot *
+make_row(CatchUp *c, const Datum *source_key, bool was)
+{
+	c->transform->old_row = was ? c->twin_row : NULL;
+	if (!refit_finder_find(c->in_source, source_key, c->row))
+		return NULL;
+	return refit_transform_row(c->transform, c->row);
+}
+
+/* Leaves a row to be inserted; keeps it for that where there is room. */
+static void
+owe_row(CatchUp *c, DirtyKey *entry, TupleTableSlot *row)
+{
+	entry->owed = true;
+	c->nowed++;
+	if (c->kept >= work_mem * (Size) 1024)
+		return;
+	entry->row = ExecCopySlotHeapTuple(row);
+	c->kept += entry->row->t_len;
+}
+
+/*
+ * Brings the twin up to date for a key, but for a row that has to be inserted.
+ * one_form: the twin's row cannot be of another one.
  */
 static void
-delete_rows(CatchUp *c)
+work_key(CatchUp *c, DirtyKey *entry, bool one_form)
+{
+	bool is_its_own;
+	bool was = find_in_twin(c, entry->key, &is_its_own);
+	TupleTableSlot *row = make_row(c, entry->key, was);
+
+	if (row == NULL || !is_its_own || !one_form ||
+		!refit_renewal_try(c->renewal, c->twin_row, row))
+	{
+		if (is_its_own)
+			delete_found(c);
+		if (row != NULL)
+			owe_row(c, entry, row);
+	}
+	if (!entry->owed)
+		c->batch->keys++;
+}
+
+/*
+ * First half: leaves alone, updates or deletes the twin's rows of the dirty
+ * keys.  The batch ends where there is just time left for the inserts, taking
+ * one to cost as much as a key does here: the keys after it stay in the log.
+ */
+static void
+work_keys(CatchUp *c)
 {
 	int64 keys = 0;
-	RefitFinder *finder = refit_finder_open(c->twin, c->twin_key, c->snapshot,
-											c->transform->nkeys);
+	int forms = 0;
 
 	for (int64 i = 0; i < c->nentries; i++)
 	{
-		Datum key[INDEX_MAX_KEYS];
+		DirtyKey *entry = &c->entries[i];
+		bool is_its_own;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!ends_form(c, i))
 			continue;
-		if (ends_key(c, i) && is_time_up(c, keys++, true))
+		forms++;
+		if (!entry->ends_key)
+		{
+			if (find_in_twin(c, entry->key, &is_its_own) && is_its_own)
+				delete_found(c);
+			continue;
+		}
+		if (is_time_up(c, keys, (double) keys / Max(keys + c->nowed, 1)))
 		{
 			c->batch->complete = false;
 			c->nworkable = i;
 			break;
 		}
-		if (!refit_transform_key_fits(c->transform, c->entries[i].key))
-			continue;
-		refit_transform_key(c->transform, c->entries[i].key, key);
-		if (refit_finder_find(finder, key, c->twin_row))
-			delete_found(c, key);
+		keys++;
+		work_key(c, entry, forms == 1);
+		forms = 0;
 	}
-	ExecClearTuple(c->twin_row);
-	refit_finder_close(finder);
 }
 
-/*
- * Finds the row that the twin had for a key when the batch began, where it has
- * columns that the table has not.
- */
+/* After a TRUNCATE: all keys' rows are to be inserted. */
 static void
-find_old_row(CatchUp *c, RefitFinder *finder, const Datum *source_key)
+owe_all_rows(CatchUp *c)
 {
-	Datum key[INDEX_MAX_KEYS];
-
-	c->transform->old_row = NULL;
-	if (c->transform->kept == NULL ||
-		!refit_transform_key_fits(c->transform, source_key))
-		return;
-	refit_transform_key(c->transform, source_key, key);
-	if (refit_finder_find(finder, key, c->old_row))
-		c->transform->old_row = c->old_row;
+	for (int64 i = 0; i < c->nentries; i++)
+	{
+		c->entries[i].owed = c->entries[i].ends_key;
+		c->nowed += c->entries[i].owed;
+	}
 }
 
 /* Inserts one row into the twin and its indexes. */
@@ -413,9 +503,8 @@ insert_row(CatchUp *c, TupleTableSlot *row)
 {
 	List *recheck;
 
-	ExecCopySlot(c->twin_row, refit_transform_row(c->transform, row));
-	table_tuple_insert(c->twin, c->twin_row, c->cid, 0, NULL);
-	recheck = refit_insert_index_tuples(c->transform->result_rel, c->twin_row,
+	table_tuple_insert(c->twin, row, c->cid, 0, NULL);
+	recheck = refit_insert_index_tuples(c->transform->result_rel, row,
 										c->transform->estate);
 
 	/* a deferrable constraint that may be violated; nobody checks it later */
@@ -426,45 +515,57 @@ insert_row(CatchUp *c, TupleTableSlot *row)
 						get_rel_name(linitial_oid(recheck)))));
 }
 
+/* Inserts the row that is owed for a key, as it was kept or made again. */
+static void
+insert_owed(CatchUp *c, DirtyKey *entry)
+{
+	if (entry->row != NULL)
+	{
+		ExecStoreHeapTuple(entry->row, c->new_row, true);
+		entry->row = NULL;
+	}
+	else
+	{
+		bool is_its_own;
+		bool was = c->transform->kept != NULL &&
+				   find_in_twin(c, entry->key, &is_its_own);
+		TupleTableSlot *row = make_row(c, entry->key, was);
+
+		if (row == NULL)
+			return;
+		ExecCopySlot(c->new_row, row);
+	}
+	insert_row(c, c->new_row);
+}
+
 /*
- * Inserts the rows that the table has for the dirty keys, until time is up.
- * Returns the number of entries that are done with.
+ * Second half: inserts the rows that are owed, until time is up.
  *
  * Old rows of a revert window have values that nothing else has.  What was
  * deleted of them goes back in the same batch, however late it is.
  */
-static int64
+static void
 insert_rows(CatchUp *c)
 {
-	int64 worked = 0;
-	int nkeys = c->transform->nkeys;
-	RefitFinder *finder =
-		refit_finder_open(c->source, c->source_key, c->snapshot, nkeys);
-	RefitFinder *in_twin =
-		refit_finder_open(c->twin, c->twin_key, c->snapshot, nkeys);
+	int64 inserted = 0;
 
-	for (int64 i = 0; i < c->nworkable; i++)
+	for (int64 i = 0; i < c->nworkable && c->nowed > 0; i++)
 	{
-		CHECK_FOR_INTERRUPTS();
-		if (!ends_key(c, i))
+		if (!c->entries[i].owed)
 			continue;
-		find_old_row(c, in_twin, c->entries[i].key);
-		if (refit_finder_find(finder, c->entries[i].key, c->row))
-			insert_row(c, c->row);
-		worked = i + 1;
-		c->batch->keys++;
-		if (worked < c->nworkable && c->transform->kept == NULL &&
-			is_time_up(c, c->batch->keys, false))
+		CHECK_FOR_INTERRUPTS();
+		if (c->transform->kept == NULL && is_time_up(c, inserted, 1.0))
 		{
 			c->batch->complete = false;
 			break;
 		}
+		insert_owed(c, &c->entries[i]);
+		c->entries[i].owed = false;
+		c->nowed--;
+		inserted++;
+		c->batch->keys++;
 	}
-	ExecClearTuple(c->row);
-	ExecClearTuple(c->old_row);
-	refit_finder_close(finder);
-	refit_finder_close(in_twin);
-	return worked;
+	ExecClearTuple(c->new_row);
 }
 
 /* Opens what a batch needs. */
@@ -491,8 +592,10 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 	ExecOpenIndices(c->transform->result_rel, false);
 	c->row = table_slot_create(c->source, NULL);
 	c->twin_row = table_slot_create(c->twin, NULL);
-	c->old_row = table_slot_create(c->twin, NULL);
+	c->new_row =
+		MakeSingleTupleTableSlot(RelationGetDescr(c->twin), &TTSOpsHeapTuple);
 	c->cid = GetCurrentCommandId(true);
+	c->renewal = refit_renewal_open(c->transform, c->cid);
 	c->sort = refit_finder_order(c->source, c->source_key, c->transform->nkeys);
 	return c;
 }
@@ -503,7 +606,8 @@ end_batch(CatchUp *c)
 {
 	ExecDropSingleTupleTableSlot(c->row);
 	ExecDropSingleTupleTableSlot(c->twin_row);
-	ExecDropSingleTupleTableSlot(c->old_row);
+	ExecDropSingleTupleTableSlot(c->new_row);
+	refit_renewal_close(c->renewal);
 	index_close(c->twin_key, NoLock);
 	index_close(c->source_key, NoLock);
 	refit_transform_close(c->transform);
@@ -513,6 +617,27 @@ end_batch(CatchUp *c)
 	table_close(c->source, NoLock);
 }
 
+/* Brings the twin up to date with the entries that were collected. */
+static void
+work_entries(CatchUp *c)
+{
+	int nkeys = c->transform->nkeys;
+
+	c->in_source =
+		refit_finder_open(c->source, c->source_key, c->snapshot, nkeys);
+	c->in_twin = refit_finder_open(c->twin, c->twin_key, c->snapshot, nkeys);
+	if (c->batch->truncated)
+		owe_all_rows(c);
+	else
+		work_keys(c);
+	REFIT_FAULT("catchup.deleted");
+	insert_rows(c);
+	ExecClearTuple(c->row);
+	ExecClearTuple(c->twin_row);
+	refit_finder_close(c->in_source);
+	refit_finder_close(c->in_twin);
+}
+
 /* The work of a batch, under its snapshot. */
 static void
 work_batch(CatchUp *c)
@@ -520,17 +645,14 @@ work_batch(CatchUp *c)
 	collect_entries(c);
 	if (c->nentries == 0)
 		return;
-	qsort_arg(c->entries, c->nentries, sizeof(DirtyKey), compare_entries, c);
-	c->nworkable = c->nentries;
+	sort_entries(c);
 	if (c->batch->truncated)
 	{
 		LockRelation(c->twin, AccessExclusiveLock); /* private: */
 		heap_truncate_one_rel(c->twin);
 	}
-	else
-		delete_rows(c);
-	REFIT_FAULT("catchup.deleted");
-	delete_entries(c, insert_rows(c));
+	work_entries(c);
+	delete_entries(c);
 	CommandCounterIncrement();
 }
 

@@ -474,7 +474,8 @@ refit_transform_open(const RefitMigration *m, Relation source, Relation twin,
 	t->twin = twin;
 	t->estate = CreateExecutorState();
 	t->result_rel = makeNode(ResultRelInfo);
-	InitResultRelInfo(t->result_rel, twin, 1, NULL, 0);
+	/* of no range table: which columns an update changes is not told there */
+	InitResultRelInfo(t->result_rel, twin, 0, NULL, 0);
 	t->output =
 		MakeSingleTupleTableSlot(RelationGetDescr(twin), &TTSOpsVirtual);
 	t->key_row =
