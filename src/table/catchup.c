@@ -19,8 +19,23 @@
  *	  the row did not conflict with before.  With all visible entries in one batch
  *	  the twin becomes what the table is in that snapshot, and the table obeys its
  *	  own indexes.
- *	  A bounded batch can meet a row that another dirty key will
- *	  remove; then all entries are taken at once.  A conflict that is left is a
+ *
+ *	  A bounded batch can meet a row of another key, which is dirty too.  Then it is
+ *	  undone and done again, from the same place in the log, and looks before each
+ *	  insert for the rows in its way (conflict.c).  Such a row is deleted, the key
+ *	  that it was made from is told by the cast back, and what the table has for
+ *	  that key in the same snapshot is inserted after it, which may have others make
+ *	  way.  No row is lost by that, be its key dirty or not: for each that is
+ *	  deleted the same transaction inserts the table's, or, where time is up,
+ *	  writes an entry for its key to the log, where it stays for another batch.
+ *	  Old rows of a revert window have values that nothing else has: there no time
+ *	  is up, and the row that made way gives them to the one that comes.  It ends,
+ *	  since rows that make way are older than the batch and those that come are
+ *	  the batch's own.
+ *
+ *	  Two of the batch's own that conflict are both what the table has.  Then, and
+ *	  where a key cannot be cast back, the batch is undone and all entries are
+ *	  taken at once, however long it takes.  A conflict that is left is a
  *	  constraint added by the actions that the data violates: that is an error.
  *
  * TRUNCATE: its mark commits before any entry for a row written after it, so a
@@ -36,6 +51,7 @@
 #include "postgres.h"
 
 #include "access/heapam.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -52,6 +68,7 @@
 #include "pass/governor.h"
 #include "table/capture.h"
 #include "table/catchup.h"
+#include "table/conflict.h"
 #include "table/finder.h"
 #include "table/renewal.h"
 #include "table/shape.h"
@@ -63,6 +80,11 @@
 #define FIRST_BATCH 5000
 #define SMALLEST_BATCH 500
 #define LARGEST_BATCH 1000000
+/* After one that was late, so many times of what it has worked. */
+#define LATE_FACTOR 1.25
+
+/* The place of a limit where a batch has none. */
+#define TAKE_ALL (-1)
 
 /* A complete batch that took less than this is followed by the cutover. */
 #define CUTOVER_BUDGET_MS 50
@@ -92,9 +114,10 @@ typedef struct DirtyKey
  */
 typedef struct LogMemory
 {
-	Oid log;		  /* hash key */
-	Oid unmarked;	  /* storage of the table for which there is no mark */
-	BlockNumber next; /* where to go on */
+	Oid log;		   /* hash key */
+	Oid unmarked;	   /* storage of the table for which there is no mark */
+	BlockNumber begin; /* of the last batch */
+	BlockNumber next;  /* where to go on */
 } LogMemory;
 
 /* A walk through a log. */
@@ -133,13 +156,32 @@ typedef struct CatchUp
 	TupleTableSlot *row;	  /* of the table */
 	TupleTableSlot *twin_row; /* of the twin, before the batch */
 	TupleTableSlot *new_row;  /* of the twin */
+	TupleTableSlot *in_way;	  /* of it */
+	List *displaced;		  /* of DirtyKey: rows that were, to be inserted */
 } CatchUp;
+
+/* A copy of a key.  A long one stands out of line in the log. */
+static Datum *
+copy_key(const CatchUp *c, const Datum *key)
+{
+	Datum *result = palloc(sizeof(Datum) * c->transform->nkeys);
+
+	for (int i = 0; i < c->transform->nkeys; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(c->source),
+											  c->transform->key_attnums[i] - 1);
+
+		result[i] = att->attlen == -1
+						? PointerGetDatum(PG_DETOAST_DATUM_COPY(key[i]))
+						: datumCopy(key[i], att->attbyval, att->attlen);
+	}
+	return result;
+}
 
 /* Remembers an entry. */
 static void
 add_entry(CatchUp *c, TupleTableSlot *slot, int log)
 {
-	TupleDesc desc = slot->tts_tupleDescriptor;
 	DirtyKey *entry;
 
 	slot_getallattrs(slot);
@@ -157,17 +199,7 @@ add_entry(CatchUp *c, TupleTableSlot *slot, int log)
 	*entry = (DirtyKey){.log = log, .tid = slot->tts_tid};
 	if (slot->tts_isnull[0])
 		return;
-	entry->key = palloc(sizeof(Datum) * desc->natts);
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-
-		/* a long key stands out of line in the log */
-		entry->key[i] =
-			att->attlen == -1
-				? PointerGetDatum(PG_DETOAST_DATUM_COPY(slot->tts_values[i]))
-				: datumCopy(slot->tts_values[i], att->attbyval, att->attlen);
-	}
+	entry->key = copy_key(c, slot->tts_values);
 }
 
 /* What is known about a log, by its oid. */
@@ -188,6 +220,7 @@ remember_log(Oid log)
 	if (!found)
 	{
 		memory->unmarked = InvalidOid;
+		memory->begin = 0;
 		memory->next = 0;
 	}
 	return memory;
@@ -236,18 +269,17 @@ collect_from_log(CatchUp *c, int log)
 	LogMemory *memory = remember_log(RelationGetRelid(c->logs[log]));
 	LogWalk walk = {.log = log, .full_at = InvalidBlockNumber};
 	BlockNumber nblocks;
-	BlockNumber begin;
 
 	walk.scan =
 		table_beginscan_strat(c->logs[log], c->snapshot, 0, NULL, true, false);
 	walk.slot = table_slot_create(c->logs[log], NULL);
 	walk.looks_for_marks = memory->unmarked != storage;
 	nblocks = ((HeapScanDesc) walk.scan)->rs_nblocks;
-	begin = memory->next < nblocks ? memory->next : 0;
+	memory->begin = memory->next < nblocks ? memory->next : 0;
 
-	collect_range(c, &walk, begin, nblocks);
+	collect_range(c, &walk, memory->begin, nblocks);
 	if (walk.full_at == InvalidBlockNumber || walk.looks_for_marks)
-		collect_range(c, &walk, 0, begin);
+		collect_range(c, &walk, 0, memory->begin);
 	if (walk.full_at != InvalidBlockNumber)
 		c->batch->complete = false;
 	memory->next = walk.full_at != InvalidBlockNumber ? walk.full_at : 0;
@@ -283,8 +315,10 @@ delete_entries(CatchUp *c)
 
 		if (i < c->nworkable && entry->ends_key)
 			stays = entry->owed;
-		if (!stays || entry->key == NULL)
-			simple_heap_delete(c->logs[entry->log], &entry->tid);
+		if (stays && entry->key != NULL)
+			continue;
+		simple_heap_delete(c->logs[entry->log], &entry->tid);
+		c->batch->worked++;
 	}
 }
 
@@ -385,16 +419,16 @@ find_in_twin(CatchUp *c, const Datum *source_key, bool *is_its_own)
 }
 
 /*
- * Deletes the row of the twin that was found.  It may have been deleted for
- * another form of the key.
+ * Deletes a row of the twin that was found.  It may have been deleted for another
+ * form of the key.
  */
 static void
-delete_found(CatchUp *c)
+delete_row(CatchUp *c, TupleTableSlot *row)
 {
 	TM_FailureData failure;
 	TM_Result result =
-		refit_tuple_delete(c->twin, &c->twin_row->tts_tid,
-						   GetCurrentCommandId(true), c->snapshot, &failure);
+		refit_tuple_delete(c->twin, &row->tts_tid, GetCurrentCommandId(true),
+						   c->snapshot, &failure);
 
 	if (result != TM_Ok && result != TM_SelfModified)
 		elog(ERROR, "could not delete a row of the twin: %d", result);
@@ -402,12 +436,12 @@ delete_found(CatchUp *c)
 
 /*
  * Finds the table's row for a key and makes the twin's of it; NULL: there is
- * none.  was: the twin's row has been found, for values that only it has.
+ * none.  was: the row that the twin had, for values that only it has; or NULL.
  */
 static TupleTableSlot *
-make_row(CatchUp *c, const Datum *source_key, bool was)
+make_row(CatchUp *c, const Datum *source_key, TupleTableSlot *was)
 {
-	c->transform->old_row = was ? c->twin_row : NULL;
+	c->transform->old_row = was;
 	if (!refit_finder_find(c->in_source, source_key, c->row))
 		return NULL;
 	return refit_transform_row(c->transform, c->row);
@@ -434,13 +468,13 @@ work_key(CatchUp *c, DirtyKey *entry, bool one_form)
 {
 	bool is_its_own;
 	bool was = find_in_twin(c, entry->key, &is_its_own);
-	TupleTableSlot *row = make_row(c, entry->key, was);
+	TupleTableSlot *row = make_row(c, entry->key, was ? c->twin_row : NULL);
 
 	if (row == NULL || !is_its_own || !one_form ||
 		!refit_renewal_try(c->renewal, c->twin_row, row))
 	{
 		if (is_its_own)
-			delete_found(c);
+			delete_row(c, c->twin_row);
 		if (row != NULL)
 			owe_row(c, entry, row);
 	}
@@ -471,7 +505,7 @@ work_keys(CatchUp *c)
 		if (!entry->ends_key)
 		{
 			if (find_in_twin(c, entry->key, &is_its_own) && is_its_own)
-				delete_found(c);
+				delete_row(c, c->twin_row);
 			continue;
 		}
 		if (is_time_up(c, keys, (double) keys / Max(keys + c->nowed, 1)))
@@ -515,6 +549,60 @@ insert_row(CatchUp *c, TupleTableSlot *row)
 						get_rel_name(linitial_oid(recheck)))));
 }
 
+/* Was a row written by this transaction? */
+static bool
+is_of_this_batch(TupleTableSlot *row)
+{
+	bool isnull;
+	Datum xmin = slot_getsysattr(row, MinTransactionIdAttributeNumber, &isnull);
+
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
+/*
+ * Deletes a row of the twin that is in the way of the one for a key, and leaves
+ * to be inserted what the table has for its key.  False: it may not be, or its
+ * key cannot be told.
+ */
+static bool
+displace(CatchUp *c, const DirtyKey *entry)
+{
+	DirtyKey *other;
+	Datum key[INDEX_MAX_KEYS];
+	bool same_key;
+	TupleTableSlot *row;
+
+	if (is_of_this_batch(c->in_way) ||
+		!refit_transform_trace_key(c->transform, c->in_way, key))
+		return false;
+	other = palloc0(sizeof(DirtyKey));
+	other->key = copy_key(c, key);
+	same_key = compare_entries(entry, other, c) == 0; /* in another form */
+	if (same_key && c->transform->kept != NULL)
+		return false;
+	delete_row(c, c->in_way);
+	c->batch->displaced++;
+	row = same_key ? NULL : make_row(c, other->key, c->in_way);
+	if (row == NULL)
+		return true;
+	other->row = ExecCopySlotHeapTuple(row);
+	c->displaced = lappend(c->displaced, other);
+	return true;
+}
+
+/*
+ * Has the rows make way that are in the way of the new one.  If one does not, the
+ * insert fails on it.
+ */
+static void
+clear_way(CatchUp *c, const DirtyKey *entry)
+{
+	while (refit_conflict_find(c->transform, c->new_row, c->in_way))
+		if (!displace(c, entry))
+			break;
+	ExecClearTuple(c->in_way);
+}
+
 /* Inserts the row that is owed for a key, as it was kept or made again. */
 static void
 insert_owed(CatchUp *c, DirtyKey *entry)
@@ -529,13 +617,42 @@ insert_owed(CatchUp *c, DirtyKey *entry)
 		bool is_its_own;
 		bool was = c->transform->kept != NULL &&
 				   find_in_twin(c, entry->key, &is_its_own);
-		TupleTableSlot *row = make_row(c, entry->key, was);
+		TupleTableSlot *row = make_row(c, entry->key, was ? c->twin_row : NULL);
 
 		if (row == NULL)
 			return;
 		ExecCopySlot(c->new_row, row);
 	}
+	if (c->batch->clears_way)
+		clear_way(c, entry);
 	insert_row(c, c->new_row);
+}
+
+/*
+ * Inserts the rows that had to make way, each of which may have others make way.
+ * Where there is no time for all, keys are marked dirty instead.
+ */
+static void
+insert_displaced(CatchUp *c)
+{
+	bool late = false;
+
+	for (int i = 0; i < list_length(c->displaced); i++)
+	{
+		DirtyKey *entry = list_nth(c->displaced, i);
+
+		CHECK_FOR_INTERRUPTS();
+		if (c->transform->kept == NULL && is_time_up(c, i, 1.0))
+			late = true;
+		if (late)
+			refit_capture_mark_key(c->logs[0], entry->key);
+		else
+			insert_owed(c, entry);
+	}
+	if (late)
+		c->batch->complete = false;
+	list_free_deep(c->displaced);
+	c->displaced = NIL;
 }
 
 /*
@@ -560,6 +677,7 @@ insert_rows(CatchUp *c)
 			break;
 		}
 		insert_owed(c, &c->entries[i]);
+		insert_displaced(c);
 		c->entries[i].owed = false;
 		c->nowed--;
 		inserted++;
@@ -592,6 +710,7 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 	ExecOpenIndices(c->transform->result_rel, false);
 	c->row = table_slot_create(c->source, NULL);
 	c->twin_row = table_slot_create(c->twin, NULL);
+	c->in_way = table_slot_create(c->twin, NULL);
 	c->new_row =
 		MakeSingleTupleTableSlot(RelationGetDescr(c->twin), &TTSOpsHeapTuple);
 	c->cid = GetCurrentCommandId(true);
@@ -607,6 +726,7 @@ end_batch(CatchUp *c)
 	ExecDropSingleTupleTableSlot(c->row);
 	ExecDropSingleTupleTableSlot(c->twin_row);
 	ExecDropSingleTupleTableSlot(c->new_row);
+	ExecDropSingleTupleTableSlot(c->in_way);
 	refit_renewal_close(c->renewal);
 	index_close(c->twin_key, NoLock);
 	index_close(c->source_key, NoLock);
@@ -714,26 +834,35 @@ try_batch(RefitMigration *m, RefitBatch *batch)
 	return false;
 }
 
-/* The next batch's limit, from how long this one took. */
+/*
+ * The next batch's limit, from how long this one took.  Entries that there was no
+ * time for were sorted in vain.
+ */
 static int64
 next_limit(const RefitBatch *batch, const RefitBudget *budget, double ms)
 {
 	double factor = Min(Max(budget->chunk_ms / Max(ms, 1.0), 0.25), 2.0);
+	double limit = batch->limit * factor;
 
-	return (int64) Min(Max(batch->limit * factor, SMALLEST_BATCH),
-					   LARGEST_BATCH);
+	if (batch->worked < batch->entries)
+		limit = Min(limit, batch->worked * LATE_FACTOR);
+	return (int64) Min(Max(limit, SMALLEST_BATCH), LARGEST_BATCH);
 }
 
-/* Says so when the log grows faster than we apply it. */
+/*
+ * Says so when the log grows faster than we apply it.  While a batch that took
+ * everything was at work for long, others have come.
+ */
 static void
 note_convergence(RefitMigration *m, const RefitBatch *batch, double ms)
 {
 	RefitProgress *p = &m->progress;
 	int64 before = p->pending;
 
-	p->pending = batch->complete ? 0 : refit_capture_pending(m);
-	p->cursor_end =
-		batch->complete || p->pending <= before ? 0 : p->cursor_end + 1;
+	p->pending = batch->complete && ms < CUTOVER_BUDGET_MS
+					 ? 0
+					 : refit_capture_pending(m);
+	p->cursor_end = p->pending <= before ? 0 : p->cursor_end + 1;
 	if (p->cursor_end < DIVERGING_STEPS)
 		return;
 	p->cursor_end = 0;
@@ -760,44 +889,105 @@ skip_idle_leaves(RefitMigration *m)
 }
 
 /*
- * One batch of one leaf.  In this phase progress.cursor is the limit of the next batch,
- * -1 for none, and cursor_end counts the steps that lost ground.
+ * The next batch.  In this phase progress.cursor is its limit, negative if it
+ * clears its way, and TAKE_ALL for none; cursor_end counts the steps that lost
+ * ground.
  */
-RefitOutcome
-refit_catchup_step(RefitMigration *m, RefitBudget *budget)
+static RefitBatch
+plan_batch(const RefitProgress *p, const RefitBudget *budget)
 {
 	RefitBatch batch = {0};
+
+	if (p->cursor == TAKE_ALL)
+		return batch;
+	batch.limit = p->cursor == 0  ? FIRST_BATCH
+				  : p->cursor > 0 ? p->cursor
+								  : -p->cursor;
+	batch.budget = budget;
+	batch.clears_way = p->cursor < 0;
+	return batch;
+}
+
+/*
+ * What to do after a batch that has met a conflict: first clear the way, from the
+ * same place on, then take everything.
+ */
+static void
+plan_retry(RefitMigration *m, const RefitBatch *batch)
+{
+	for (int i = 0; i < REFIT_LOGS; i++)
+	{
+		LogMemory *memory = remember_log(m->rewrite.logs[i]);
+
+		memory->next = memory->begin;
+	}
+	m->progress.cursor = batch->clears_way ? TAKE_ALL : -batch->limit;
+	elog(DEBUG1, "a batch of " INT64_FORMAT " changes met a conflict: %s",
+		 batch->entries,
+		 batch->clears_way ? "all are taken" : "the way is cleared");
+	m->progress.pending = refit_capture_pending(m);
+}
+
+/* The time since a step began, in ms. */
+static double
+ms_since(instr_time begin)
+{
 	instr_time now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, begin);
+	return INSTR_TIME_GET_MILLISEC(now);
+}
+
+/* One batch of one leaf. */
+RefitOutcome
+refit_catchup_round(RefitMigration *m, RefitBudget *budget, bool *complete)
+{
+	RefitProgress *p = &m->progress;
+	RefitBatch batch;
 	double ms;
 
+	*complete = false;
 	m->next_phase = "copy";
 	if (strcmp(m->phase, "catchup") == 0)
 		skip_idle_leaves(m);
 	if (!m->rewrite.reversed && refit_shape_was_emptied(m))
 		return REFIT_RETURN;
-	if (m->progress.cursor == 0)
-		m->progress.cursor = FIRST_BATCH;
-	batch.limit = m->progress.cursor < 0 ? 0 : m->progress.cursor;
-	batch.budget = batch.limit > 0 ? budget : NULL;
 
 	refit_capture_check(m);
 	refit_capture_recycle(m);
+	batch = plan_batch(p, budget);
 	if (!try_batch(m, &batch))
 	{
-		m->progress.cursor = -1;
+		plan_retry(m, &batch);
 		return REFIT_MORE;
 	}
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, budget->start);
-	ms = INSTR_TIME_GET_MILLISEC(now);
+	ms = ms_since(budget->start);
 
 	note_convergence(m, &batch, ms);
-	m->progress.rows_done += batch.keys;
-	m->progress.rows_total = m->progress.rows_done + m->progress.pending;
-	m->progress.cursor =
-		next_limit(&batch, budget, ms) * (batch.limit > 0 ? 1 : 0);
+	p->rows_done += batch.keys;
+	p->rows_total = p->rows_done + p->pending;
+	p->cursor = batch.limit > 0 ? next_limit(&batch, budget, ms) : 0;
+	if (batch.displaced > 0)
+	{
+		p->cursor = -p->cursor; /* there will be more of them */
+		elog(DEBUG1,
+			 "a batch of " INT64_FORMAT " changes had " INT64_FORMAT
+			 " rows make way",
+			 batch.entries, batch.displaced);
+	}
 	REFIT_FAULT("catchup.batch");
+	*complete = batch.complete;
 	if (batch.complete && (ms < CUTOVER_BUDGET_MS || batch.keys < FEW_KEYS))
 		return REFIT_NEXT;
 	return REFIT_MORE;
+}
+
+/* The same, as a step. */
+RefitOutcome
+refit_catchup_step(RefitMigration *m, RefitBudget *budget)
+{
+	bool complete;
+
+	return refit_catchup_round(m, budget, &complete);
 }
