@@ -50,7 +50,6 @@
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -69,6 +68,7 @@
 #include "table/capture.h"
 #include "table/catchup.h"
 #include "table/conflict.h"
+#include "table/dirty.h"
 #include "table/finder.h"
 #include "table/renewal.h"
 #include "table/shape.h"
@@ -97,39 +97,6 @@
 /* Steps that may lose ground before we say that we do. */
 #define DIVERGING_STEPS 20
 
-/* One entry of a log. */
-typedef struct DirtyKey
-{
-	Datum *key;
-	HeapTuple row; /* to be inserted, where it was kept */
-	ItemPointerData tid;
-	int8 log;
-	bool ends_key; /* the last one for its key, in sorted order */
-	bool owed;	   /* that: a row is still to be inserted */
-} DirtyKey;
-
-/*
- * What this process knows about a log.  Nothing depends on it but the time that
- * a batch takes: another process begins at the log's begin, and looks for marks.
- */
-typedef struct LogMemory
-{
-	Oid log;		   /* hash key */
-	Oid unmarked;	   /* storage of the table for which there is no mark */
-	BlockNumber begin; /* of the last batch */
-	BlockNumber next;  /* where to go on */
-} LogMemory;
-
-/* A walk through a log. */
-typedef struct LogWalk
-{
-	int log;
-	TableScanDesc scan;
-	TupleTableSlot *slot;
-	bool looks_for_marks;
-	BlockNumber full_at; /* of the first entry that the limit left out */
-} LogWalk;
-
 /* One batch at work. */
 typedef struct CatchUp
 {
@@ -137,19 +104,14 @@ typedef struct CatchUp
 	RefitBatch *batch;
 	Relation source;
 	Relation twin;
-	Relation logs[REFIT_LOGS];
 	Relation source_key; /* indexes */
 	Relation twin_key;
 	RefitTransform *transform;
 	Snapshot snapshot;
 	CommandId cid;
-	DirtyKey *entries;
-	int64 nentries;
-	int64 nworkable; /* of them, with time for */
-	int64 nowed;	 /* rows still to be inserted */
-	int64 room;
-	Size kept;		  /* bytes of rows that are kept for that */
-	SortSupport sort; /* per key column */
+	RefitDirtyKeys dirty;
+	int64 nowed; /* rows still to be inserted */
+	Size kept;	 /* bytes of rows that are kept for that */
 	RefitFinder *in_source;
 	RefitFinder *in_twin; /* as it was before the batch */
 	RefitRenewal *renewal;
@@ -157,196 +119,8 @@ typedef struct CatchUp
 	TupleTableSlot *twin_row; /* of the twin, before the batch */
 	TupleTableSlot *new_row;  /* of the twin */
 	TupleTableSlot *in_way;	  /* of it */
-	List *displaced;		  /* of DirtyKey: rows that were, to be inserted */
+	List *displaced; /* of RefitDirtyKey: rows that were, to be inserted */
 } CatchUp;
-
-/* A copy of a key.  A long one stands out of line in the log. */
-static Datum *
-copy_key(const CatchUp *c, const Datum *key)
-{
-	Datum *result = palloc(sizeof(Datum) * c->transform->nkeys);
-
-	for (int i = 0; i < c->transform->nkeys; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(c->source),
-											  c->transform->key_attnums[i] - 1);
-
-		result[i] = att->attlen == -1
-						? PointerGetDatum(PG_DETOAST_DATUM_COPY(key[i]))
-						: datumCopy(key[i], att->attbyval, att->attlen);
-	}
-	return result;
-}
-
-/* Remembers an entry. */
-static void
-add_entry(CatchUp *c, TupleTableSlot *slot, int log)
-{
-	DirtyKey *entry;
-
-	slot_getallattrs(slot);
-	if (slot->tts_isnull[0])
-		c->batch->truncated = true;
-	if (c->nentries == c->room)
-	{
-		c->room = Max(1024, c->room * 2);
-		c->entries =
-			c->entries == NULL
-				? palloc_extended(sizeof(DirtyKey) * c->room, MCXT_ALLOC_HUGE)
-				: repalloc_huge(c->entries, sizeof(DirtyKey) * c->room);
-	}
-	entry = &c->entries[c->nentries++];
-	*entry = (DirtyKey){.log = log, .tid = slot->tts_tid};
-	if (slot->tts_isnull[0])
-		return;
-	entry->key = copy_key(c, slot->tts_values);
-}
-
-/* What is known about a log, by its oid. */
-static LogMemory *
-remember_log(Oid log)
-{
-	static HTAB *logs = NULL;
-	LogMemory *memory;
-	bool found;
-
-	if (logs == NULL)
-	{
-		HASHCTL info = {.keysize = sizeof(Oid), .entrysize = sizeof(LogMemory)};
-
-		logs = hash_create("pg_refit logs", 16, &info, HASH_ELEM | HASH_BLOBS);
-	}
-	memory = hash_search(logs, &log, HASH_ENTER, &found);
-	if (!found)
-	{
-		memory->unmarked = InvalidOid;
-		memory->begin = 0;
-		memory->next = 0;
-	}
-	return memory;
-}
-
-/*
- * Collects entries from a range of a log's blocks, until there is one more than
- * the limit allows; then goes on only if it looks for marks.
- */
-static void
-collect_range(CatchUp *c, LogWalk *walk, BlockNumber from, BlockNumber end)
-{
-	if (from >= end)
-		return;
-	table_rescan(walk->scan, NULL);
-	heap_setscanlimits(walk->scan, from, end - from);
-	while (table_scan_getnextslot(walk->scan, ForwardScanDirection, walk->slot))
-	{
-		if (c->batch->limit == 0 || c->nentries < c->batch->limit ||
-			slot_attisnull(walk->slot, 1))
-			add_entry(c, walk->slot, walk->log);
-		else if (walk->full_at == InvalidBlockNumber)
-			walk->full_at = ItemPointerGetBlockNumber(&walk->slot->tts_tid);
-		if (walk->full_at != InvalidBlockNumber && !walk->looks_for_marks)
-			break;
-	}
-}
-
-/*
- * Collects the entries of one log that the snapshot sees: keys up to the limit,
- * but marks of TRUNCATE always.  A key of a row written after a TRUNCATE must
- * not be worked before its mark, which would then take that row away again.
- *
- * So that a batch takes no longer where the log is longer, it begins where the
- * one before it ended, and goes round; and the rest is searched for marks only
- * where there can be one.  TRUNCATE gives the table other storage.  We hold a
- * lock on the table, so none is under way, and our snapshot, which is younger
- * than the lock, sees the marks of all that have been.  Hence once a walk
- * through the whole log has seen no mark, there is none as long as the table's
- * storage is the same.
- */
-static void
-collect_from_log(CatchUp *c, int log)
-{
-	Oid storage = c->source->rd_rel->relfilenode;
-	LogMemory *memory = remember_log(RelationGetRelid(c->logs[log]));
-	LogWalk walk = {.log = log, .full_at = InvalidBlockNumber};
-	BlockNumber nblocks;
-
-	walk.scan =
-		table_beginscan_strat(c->logs[log], c->snapshot, 0, NULL, true, false);
-	walk.slot = table_slot_create(c->logs[log], NULL);
-	walk.looks_for_marks = memory->unmarked != storage;
-	nblocks = ((HeapScanDesc) walk.scan)->rs_nblocks;
-	memory->begin = memory->next < nblocks ? memory->next : 0;
-
-	collect_range(c, &walk, memory->begin, nblocks);
-	if (walk.full_at == InvalidBlockNumber || walk.looks_for_marks)
-		collect_range(c, &walk, 0, memory->begin);
-	if (walk.full_at != InvalidBlockNumber)
-		c->batch->complete = false;
-	memory->next = walk.full_at != InvalidBlockNumber ? walk.full_at : 0;
-	if (walk.looks_for_marks && !c->batch->truncated)
-		memory->unmarked = storage;
-	ExecDropSingleTupleTableSlot(walk.slot);
-	table_endscan(walk.scan);
-}
-
-/* Collects the entries that the snapshot sees. */
-static void
-collect_entries(CatchUp *c)
-{
-	c->batch->complete = true;
-	for (int i = 0; i < REFIT_LOGS; i++)
-		collect_from_log(c, i);
-	c->batch->entries = c->nentries;
-}
-
-/*
- * Deletes entries from the logs: those of the keys that were worked, and marks
- * of TRUNCATE, for which the twin must not be emptied again.  An entry whose key
- * there was no time for stays, and with it the key stays dirty.
- */
-static void
-delete_entries(CatchUp *c)
-{
-	bool stays = true;
-
-	for (int64 i = c->nentries - 1; i >= 0; i--)
-	{
-		DirtyKey *entry = &c->entries[i];
-
-		if (i < c->nworkable && entry->ends_key)
-			stays = entry->owed;
-		if (stays && entry->key != NULL)
-			continue;
-		simple_heap_delete(c->logs[entry->log], &entry->tid);
-		c->batch->worked++;
-	}
-}
-
-/* Orders entries by key; marks of TRUNCATE come last. */
-static int
-compare_entries(const void *a, const void *b, void *arg)
-{
-	const DirtyKey *x = a;
-	const DirtyKey *y = b;
-	const CatchUp *c = arg;
-
-	if (x->key == NULL || y->key == NULL)
-		return (x->key == NULL) - (y->key == NULL);
-	return refit_finder_compare(c->sort, c->transform->nkeys, x->key, y->key);
-}
-
-/* Sorts the entries, and finds the last one for each key. */
-static void
-sort_entries(CatchUp *c)
-{
-	qsort_arg(c->entries, c->nentries, sizeof(DirtyKey), compare_entries, c);
-	for (int64 i = 0; i < c->nentries; i++)
-		c->entries[i].ends_key =
-			c->entries[i].key != NULL &&
-			(i + 1 == c->nentries ||
-			 compare_entries(&c->entries[i], &c->entries[i + 1], c) != 0);
-	c->nworkable = c->nentries;
-}
 
 /* Has a batch of so many keys, in this share of its time, had that? */
 static bool
@@ -359,29 +133,6 @@ is_time_up(const CatchUp *c, int64 keys, double share)
 	budget = *c->batch->budget;
 	budget.chunk_ms *= share;
 	return refit_governor_step_over(&budget);
-}
-
-/*
- * Is this the last of the entries for its key in the same form?  Keys may be
- * equal and differ, such as 1.0 and 1.00; such entries may stand in any order.
- */
-static bool
-ends_form(CatchUp *c, int64 i)
-{
-	if (c->entries[i].ends_key)
-		return true;
-	if (c->entries[i].key == NULL)
-		return false;
-	for (int k = 0; k < c->transform->nkeys; k++)
-	{
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(c->source),
-											  c->transform->key_attnums[k] - 1);
-
-		if (!datum_image_eq(c->entries[i].key[k], c->entries[i + 1].key[k],
-							att->attbyval, att->attlen))
-			return true;
-	}
-	return false;
 }
 
 /*
@@ -449,7 +200,7 @@ make_row(CatchUp *c, const Datum *source_key, TupleTableSlot *was)
 
 /* Leaves a row to be inserted; keeps it for that where there is room. */
 static void
-owe_row(CatchUp *c, DirtyKey *entry, TupleTableSlot *row)
+owe_row(CatchUp *c, RefitDirtyKey *entry, TupleTableSlot *row)
 {
 	entry->owed = true;
 	c->nowed++;
@@ -464,7 +215,7 @@ owe_row(CatchUp *c, DirtyKey *entry, TupleTableSlot *row)
  * one_form: the twin's row cannot be of another one.
  */
 static void
-work_key(CatchUp *c, DirtyKey *entry, bool one_form)
+work_key(CatchUp *c, RefitDirtyKey *entry, bool one_form)
 {
 	bool is_its_own;
 	bool was = find_in_twin(c, entry->key, &is_its_own);
@@ -493,13 +244,13 @@ work_keys(CatchUp *c)
 	int64 keys = 0;
 	int forms = 0;
 
-	for (int64 i = 0; i < c->nentries; i++)
+	for (int64 i = 0; i < c->dirty.n; i++)
 	{
-		DirtyKey *entry = &c->entries[i];
+		RefitDirtyKey *entry = &c->dirty.entries[i];
 		bool is_its_own;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!ends_form(c, i))
+		if (!refit_dirty_ends_form(&c->dirty, i))
 			continue;
 		forms++;
 		if (!entry->ends_key)
@@ -511,7 +262,7 @@ work_keys(CatchUp *c)
 		if (is_time_up(c, keys, (double) keys / Max(keys + c->nowed, 1)))
 		{
 			c->batch->complete = false;
-			c->nworkable = i;
+			c->dirty.nworkable = i;
 			break;
 		}
 		keys++;
@@ -524,10 +275,10 @@ work_keys(CatchUp *c)
 static void
 owe_all_rows(CatchUp *c)
 {
-	for (int64 i = 0; i < c->nentries; i++)
+	for (int64 i = 0; i < c->dirty.n; i++)
 	{
-		c->entries[i].owed = c->entries[i].ends_key;
-		c->nowed += c->entries[i].owed;
+		c->dirty.entries[i].owed = c->dirty.entries[i].ends_key;
+		c->nowed += c->dirty.entries[i].owed;
 	}
 }
 
@@ -565,9 +316,9 @@ is_of_this_batch(TupleTableSlot *row)
  * key cannot be told.
  */
 static bool
-displace(CatchUp *c, const DirtyKey *entry)
+displace(CatchUp *c, const RefitDirtyKey *entry)
 {
-	DirtyKey *other;
+	RefitDirtyKey *other;
 	Datum key[INDEX_MAX_KEYS];
 	bool same_key;
 	TupleTableSlot *row;
@@ -575,9 +326,10 @@ displace(CatchUp *c, const DirtyKey *entry)
 	if (is_of_this_batch(c->in_way) ||
 		!refit_transform_trace_key(c->transform, c->in_way, key))
 		return false;
-	other = palloc0(sizeof(DirtyKey));
-	other->key = copy_key(c, key);
-	same_key = compare_entries(entry, other, c) == 0; /* in another form */
+	other = palloc0(sizeof(RefitDirtyKey));
+	other->key = refit_dirty_copy_key(&c->dirty, key);
+	same_key = refit_dirty_is_same_key(&c->dirty, entry->key,
+									   key); /* in another form */
 	if (same_key && c->transform->kept != NULL)
 		return false;
 	delete_row(c, c->in_way);
@@ -595,7 +347,7 @@ displace(CatchUp *c, const DirtyKey *entry)
  * insert fails on it.
  */
 static void
-clear_way(CatchUp *c, const DirtyKey *entry)
+clear_way(CatchUp *c, const RefitDirtyKey *entry)
 {
 	while (refit_conflict_find(c->transform, c->new_row, c->in_way))
 		if (!displace(c, entry))
@@ -605,7 +357,7 @@ clear_way(CatchUp *c, const DirtyKey *entry)
 
 /* Inserts the row that is owed for a key, as it was kept or made again. */
 static void
-insert_owed(CatchUp *c, DirtyKey *entry)
+insert_owed(CatchUp *c, RefitDirtyKey *entry)
 {
 	if (entry->row != NULL)
 	{
@@ -639,13 +391,13 @@ insert_displaced(CatchUp *c)
 
 	for (int i = 0; i < list_length(c->displaced); i++)
 	{
-		DirtyKey *entry = list_nth(c->displaced, i);
+		RefitDirtyKey *entry = list_nth(c->displaced, i);
 
 		CHECK_FOR_INTERRUPTS();
 		if (c->transform->kept == NULL && is_time_up(c, i, 1.0))
 			late = true;
 		if (late)
-			refit_capture_mark_key(c->logs[0], entry->key);
+			refit_capture_mark_key(c->dirty.logs[0], entry->key);
 		else
 			insert_owed(c, entry);
 	}
@@ -666,9 +418,9 @@ insert_rows(CatchUp *c)
 {
 	int64 inserted = 0;
 
-	for (int64 i = 0; i < c->nworkable && c->nowed > 0; i++)
+	for (int64 i = 0; i < c->dirty.nworkable && c->nowed > 0; i++)
 	{
-		if (!c->entries[i].owed)
+		if (!c->dirty.entries[i].owed)
 			continue;
 		CHECK_FOR_INTERRUPTS();
 		if (c->transform->kept == NULL && is_time_up(c, inserted, 1.0))
@@ -676,9 +428,9 @@ insert_rows(CatchUp *c)
 			c->batch->complete = false;
 			break;
 		}
-		insert_owed(c, &c->entries[i]);
+		insert_owed(c, &c->dirty.entries[i]);
 		insert_displaced(c);
-		c->entries[i].owed = false;
+		c->dirty.entries[i].owed = false;
 		c->nowed--;
 		inserted++;
 		c->batch->keys++;
@@ -699,7 +451,7 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 	refit_shape_check(m); /* now that nobody can alter it any more */
 	c->twin = table_open(m->rewrite.target, RowExclusiveLock);
 	for (int i = 0; i < REFIT_LOGS; i++)
-		c->logs[i] = table_open(m->rewrite.logs[i], RowExclusiveLock);
+		c->dirty.logs[i] = table_open(m->rewrite.logs[i], RowExclusiveLock);
 	c->transform = refit_transform_open(m, c->source, c->twin, false);
 	c->source_key = index_open(m->rewrite.key_index, AccessShareLock);
 	twin_key = refit_shape_find_index(c->twin, c->transform->nkeys,
@@ -715,7 +467,11 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 		MakeSingleTupleTableSlot(RelationGetDescr(c->twin), &TTSOpsHeapTuple);
 	c->cid = GetCurrentCommandId(true);
 	c->renewal = refit_renewal_open(c->transform, c->cid);
-	c->sort = refit_finder_order(c->source, c->source_key, c->transform->nkeys);
+	c->dirty.table = c->source;
+	c->dirty.nkeys = c->transform->nkeys;
+	c->dirty.attnums = c->transform->key_attnums;
+	c->dirty.order =
+		refit_finder_order(c->source, c->source_key, c->dirty.nkeys);
 	return c;
 }
 
@@ -732,7 +488,7 @@ end_batch(CatchUp *c)
 	index_close(c->source_key, NoLock);
 	refit_transform_close(c->transform);
 	for (int i = 0; i < REFIT_LOGS; i++)
-		table_close(c->logs[i], NoLock);
+		table_close(c->dirty.logs[i], NoLock);
 	table_close(c->twin, NoLock);
 	table_close(c->source, NoLock);
 }
@@ -762,17 +518,19 @@ work_entries(CatchUp *c)
 static void
 work_batch(CatchUp *c)
 {
-	collect_entries(c);
-	if (c->nentries == 0)
+	refit_dirty_collect(&c->dirty, c->batch->limit);
+	c->batch->entries = c->dirty.n;
+	c->batch->complete = c->dirty.complete;
+	c->batch->truncated = c->dirty.truncated;
+	if (c->dirty.n == 0)
 		return;
-	sort_entries(c);
 	if (c->batch->truncated)
 	{
 		LockRelation(c->twin, AccessExclusiveLock); /* private: */
 		heap_truncate_one_rel(c->twin);
 	}
 	work_entries(c);
-	delete_entries(c);
+	c->batch->worked = refit_dirty_delete(&c->dirty);
 	CommandCounterIncrement();
 }
 
@@ -783,6 +541,7 @@ refit_catchup_apply(RefitMigration *m, RefitBatch *batch)
 	CatchUp *c = begin_batch(m, batch);
 
 	c->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	c->dirty.snapshot = c->snapshot;
 	PushActiveSnapshot(c->snapshot);
 	PG_TRY();
 	{
@@ -915,12 +674,7 @@ plan_batch(const RefitProgress *p, const RefitBudget *budget)
 static void
 plan_retry(RefitMigration *m, const RefitBatch *batch)
 {
-	for (int i = 0; i < REFIT_LOGS; i++)
-	{
-		LogMemory *memory = remember_log(m->rewrite.logs[i]);
-
-		memory->next = memory->begin;
-	}
+	refit_dirty_step_back(m->rewrite.logs);
 	m->progress.cursor = batch->clears_way ? TAKE_ALL : -batch->limit;
 	elog(DEBUG1, "a batch of " INT64_FORMAT " changes met a conflict: %s",
 		 batch->entries,
