@@ -361,6 +361,60 @@ refit_insert_index_tuples(ResultRelInfo *rel, TupleTableSlot *slot,
 #endif
 }
 
+/*
+ * 16 tells what only summarizing indexes have, such as BRIN, from what keeps an
+ * update from being HOT.
+ */
+static inline Bitmapset *
+refit_hot_blocking_columns(Relation rel)
+{
+#if PG_VERSION_NUM >= 160000
+	return RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_HOT_BLOCKING);
+#else
+	return RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_ALL);
+#endif
+}
+
+#if PG_VERSION_NUM < 160000
+typedef bool TU_UpdateIndexes;
+#define TU_None false
+#endif
+
+static inline TM_Result
+refit_tuple_update(Relation rel, ItemPointer tid, TupleTableSlot *slot,
+				   CommandId cid, TU_UpdateIndexes *indexes)
+{
+	TM_FailureData failure;
+	LockTupleMode mode;
+
+#if PG_VERSION_NUM >= 190000
+	return table_tuple_update(rel, tid, slot, cid, 0, InvalidSnapshot,
+							  InvalidSnapshot, true, &failure, &mode, indexes);
+#else
+	return table_tuple_update(rel, tid, slot, cid, InvalidSnapshot,
+							  InvalidSnapshot, true, &failure, &mode, indexes);
+#endif
+}
+
+/* Entries for a version that refit_tuple_update says needs some. */
+static inline List *
+refit_update_index_tuples(ResultRelInfo *rel, TupleTableSlot *slot,
+						  EState *estate, TU_UpdateIndexes indexes)
+{
+#if PG_VERSION_NUM >= 190000
+	return ExecInsertIndexTuples(
+		rel, estate,
+		EIIT_IS_UPDATE |
+			(indexes == TU_Summarizing ? EIIT_ONLY_SUMMARIZING : 0),
+		slot, NIL, NULL);
+#elif PG_VERSION_NUM >= 160000
+	return ExecInsertIndexTuples(rel, slot, estate, true, false, NULL, NIL,
+								 indexes == TU_Summarizing);
+#else
+	return ExecInsertIndexTuples(rel, slot, estate, true, false, NULL, NIL);
+#endif
+}
+
 /* 17 has no function that closes a relation's files by oid. */
 static inline void
 refit_close_smgr(Oid relid)

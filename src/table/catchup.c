@@ -3,18 +3,39 @@
  * catchup.c
  *	  Phase catchup: bringing the twin up to date with the capture logs.
  *
- * One batch, one snapshot: the dirty keys that it sees are deleted from the
- * twin, then the rows that the table has for them in the same snapshot are
- * transformed and inserted, and the log entries deleted.  When time is up the
- * entries of the keys that are left stay in the log.  A key says "look at
- * the present state", so a batch can be any set of entries, in any order, and
- * applying one twice does no harm.
+ * One batch, one snapshot.  First half: for each dirty key that it sees, the row
+ * that the table has in the same snapshot is transformed and held against that
+ * of the twin.  What is the same is left alone; what differs where no index sees
+ * it is updated where it stands (renewal.c); else the twin's row is deleted.
+ * Second half: the rows that the twin then lacks are inserted, and the log
+ * entries deleted.  When time is up the entries of the keys that are left stay in
+ * the log.  A key says "look at the present state", so a batch can be any set of
+ * entries, in any order, and applying one twice does no harm.
  *
  * Unique indexes of the twin
- *	  Delete first, insert after: with all visible entries in one batch the twin
- *	  becomes what the table is in that snapshot, and the table obeys its own
- *	  indexes.  A bounded batch can meet a row that another dirty key will
- *	  remove; then all entries are taken at once.  A conflict that is left is a
+ *	  Delete first, insert after.  When the inserts begin, the twin has of the
+ *	  batch's keys only rows that are what the table has in the snapshot.  An
+ *	  update changes nothing that an index has, so it conflicts with nothing that
+ *	  the row did not conflict with before.  With all visible entries in one batch
+ *	  the twin becomes what the table is in that snapshot, and the table obeys its
+ *	  own indexes.
+ *
+ *	  A bounded batch can meet a row of another key, which is dirty too.  Then it is
+ *	  undone and done again, from the same place in the log, and looks before each
+ *	  insert for the rows in its way (conflict.c).  Such a row is deleted, the key
+ *	  that it was made from is told by the cast back, and what the table has for
+ *	  that key in the same snapshot is inserted after it, which may have others make
+ *	  way.  No row is lost by that, be its key dirty or not: for each that is
+ *	  deleted the same transaction inserts the table's, or, where time is up,
+ *	  writes an entry for its key to the log, where it stays for another batch.
+ *	  Old rows of a revert window have values that nothing else has: there no time
+ *	  is up, and the row that made way gives them to the one that comes.  It ends,
+ *	  since rows that make way are older than the batch and those that come are
+ *	  the batch's own.
+ *
+ *	  Two of the batch's own that conflict are both what the table has.  Then, and
+ *	  where a key cannot be cast back, the batch is undone and all entries are
+ *	  taken at once, however long it takes.  A conflict that is left is a
  *	  constraint added by the actions that the data violates: that is an error.
  *
  * TRUNCATE: its mark commits before any entry for a row written after it, so a
@@ -29,7 +50,7 @@
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -46,7 +67,10 @@
 #include "pass/governor.h"
 #include "table/capture.h"
 #include "table/catchup.h"
+#include "table/conflict.h"
+#include "table/dirty.h"
 #include "table/finder.h"
+#include "table/renewal.h"
 #include "table/shape.h"
 #include "table/transform.h"
 #include "util/attempt.h"
@@ -56,6 +80,11 @@
 #define FIRST_BATCH 5000
 #define SMALLEST_BATCH 500
 #define LARGEST_BATCH 1000000
+/* After one that was late, so many times of what it has worked. */
+#define LATE_FACTOR 1.25
+
+/* The place of a limit where a batch has none. */
+#define TAKE_ALL (-1)
 
 /* A complete batch that took less than this is followed by the cutover. */
 #define CUTOVER_BUDGET_MS 50
@@ -68,35 +97,6 @@
 /* Steps that may lose ground before we say that we do. */
 #define DIVERGING_STEPS 20
 
-/* One entry of a log. */
-typedef struct DirtyKey
-{
-	Datum *key;
-	ItemPointerData tid;
-	int log;
-} DirtyKey;
-
-/*
- * What this process knows about a log.  Nothing depends on it but the time that
- * a batch takes: another process begins at the log's begin, and looks for marks.
- */
-typedef struct LogMemory
-{
-	Oid log;		  /* hash key */
-	Oid unmarked;	  /* storage of the table for which there is no mark */
-	BlockNumber next; /* where to go on */
-} LogMemory;
-
-/* A walk through a log. */
-typedef struct LogWalk
-{
-	int log;
-	TableScanDesc scan;
-	TupleTableSlot *slot;
-	bool looks_for_marks;
-	BlockNumber full_at; /* of the first entry that the limit left out */
-} LogWalk;
-
 /* One batch at work. */
 typedef struct CatchUp
 {
@@ -104,238 +104,55 @@ typedef struct CatchUp
 	RefitBatch *batch;
 	Relation source;
 	Relation twin;
-	Relation logs[REFIT_LOGS];
 	Relation source_key; /* indexes */
 	Relation twin_key;
 	RefitTransform *transform;
 	Snapshot snapshot;
 	CommandId cid;
-	DirtyKey *entries;
-	int64 nentries;
-	int64 nworkable; /* of them, with time for */
-	int64 room;
-	SortSupport sort;	 /* per key column */
-	TupleTableSlot *row; /* of the table */
-	TupleTableSlot *twin_row;
-	TupleTableSlot *old_row; /* of the twin, before the batch */
+	RefitDirtyKeys dirty;
+	int64 nowed; /* rows still to be inserted */
+	Size kept;	 /* bytes of rows that are kept for that */
+	RefitFinder *in_source;
+	RefitFinder *in_twin; /* as it was before the batch */
+	RefitRenewal *renewal;
+	TupleTableSlot *row;	  /* of the table */
+	TupleTableSlot *twin_row; /* of the twin, before the batch */
+	TupleTableSlot *new_row;  /* of the twin */
+	TupleTableSlot *in_way;	  /* of it */
+	List *displaced; /* of RefitDirtyKey: rows that were, to be inserted */
 } CatchUp;
 
-/* Remembers an entry. */
-static void
-add_entry(CatchUp *c, TupleTableSlot *slot, int log)
-{
-	TupleDesc desc = slot->tts_tupleDescriptor;
-	DirtyKey *entry;
-
-	slot_getallattrs(slot);
-	if (slot->tts_isnull[0])
-		c->batch->truncated = true;
-	if (c->nentries == c->room)
-	{
-		c->room = Max(1024, c->room * 2);
-		c->entries =
-			c->entries == NULL
-				? palloc_extended(sizeof(DirtyKey) * c->room, MCXT_ALLOC_HUGE)
-				: repalloc_huge(c->entries, sizeof(DirtyKey) * c->room);
-	}
-	entry = &c->entries[c->nentries++];
-	entry->log = log;
-	entry->tid = slot->tts_tid;
-	entry->key = NULL;
-	if (slot->tts_isnull[0])
-		return;
-	entry->key = palloc(sizeof(Datum) * desc->natts);
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-
-		/* a long key stands out of line in the log */
-		entry->key[i] =
-			att->attlen == -1
-				? PointerGetDatum(PG_DETOAST_DATUM_COPY(slot->tts_values[i]))
-				: datumCopy(slot->tts_values[i], att->attbyval, att->attlen);
-	}
-}
-
-/* What is known about a log, by its oid. */
-static LogMemory *
-remember_log(Oid log)
-{
-	static HTAB *logs = NULL;
-	LogMemory *memory;
-	bool found;
-
-	if (logs == NULL)
-	{
-		HASHCTL info = {.keysize = sizeof(Oid), .entrysize = sizeof(LogMemory)};
-
-		logs = hash_create("pg_refit logs", 16, &info, HASH_ELEM | HASH_BLOBS);
-	}
-	memory = hash_search(logs, &log, HASH_ENTER, &found);
-	if (!found)
-	{
-		memory->unmarked = InvalidOid;
-		memory->next = 0;
-	}
-	return memory;
-}
-
-/*
- * Collects entries from a range of a log's blocks, until there is one more than
- * the limit allows; then goes on only if it looks for marks.
- */
-static void
-collect_range(CatchUp *c, LogWalk *walk, BlockNumber from, BlockNumber end)
-{
-	if (from >= end)
-		return;
-	table_rescan(walk->scan, NULL);
-	heap_setscanlimits(walk->scan, from, end - from);
-	while (table_scan_getnextslot(walk->scan, ForwardScanDirection, walk->slot))
-	{
-		if (c->batch->limit == 0 || c->nentries < c->batch->limit ||
-			slot_attisnull(walk->slot, 1))
-			add_entry(c, walk->slot, walk->log);
-		else if (walk->full_at == InvalidBlockNumber)
-			walk->full_at = ItemPointerGetBlockNumber(&walk->slot->tts_tid);
-		if (walk->full_at != InvalidBlockNumber && !walk->looks_for_marks)
-			break;
-	}
-}
-
-/*
- * Collects the entries of one log that the snapshot sees: keys up to the limit,
- * but marks of TRUNCATE always.  A key of a row written after a TRUNCATE must
- * not be worked before its mark, which would then take that row away again.
- *
- * So that a batch takes no longer where the log is longer, it begins where the
- * one before it ended, and goes round; and the rest is searched for marks only
- * where there can be one.  TRUNCATE gives the table other storage.  We hold a
- * lock on the table, so none is under way, and our snapshot, which is younger
- * than the lock, sees the marks of all that have been.  Hence once a walk
- * through the whole log has seen no mark, there is none as long as the table's
- * storage is the same.
- */
-static void
-collect_from_log(CatchUp *c, int log)
-{
-	Oid storage = c->source->rd_rel->relfilenode;
-	LogMemory *memory = remember_log(RelationGetRelid(c->logs[log]));
-	LogWalk walk = {.log = log, .full_at = InvalidBlockNumber};
-	BlockNumber nblocks;
-	BlockNumber begin;
-
-	walk.scan =
-		table_beginscan_strat(c->logs[log], c->snapshot, 0, NULL, true, false);
-	walk.slot = table_slot_create(c->logs[log], NULL);
-	walk.looks_for_marks = memory->unmarked != storage;
-	nblocks = ((HeapScanDesc) walk.scan)->rs_nblocks;
-	begin = memory->next < nblocks ? memory->next : 0;
-
-	collect_range(c, &walk, begin, nblocks);
-	if (walk.full_at == InvalidBlockNumber || walk.looks_for_marks)
-		collect_range(c, &walk, 0, begin);
-	if (walk.full_at != InvalidBlockNumber)
-		c->batch->complete = false;
-	memory->next = walk.full_at != InvalidBlockNumber ? walk.full_at : 0;
-	if (walk.looks_for_marks && !c->batch->truncated)
-		memory->unmarked = storage;
-	ExecDropSingleTupleTableSlot(walk.slot);
-	table_endscan(walk.scan);
-}
-
-/* Collects the entries that the snapshot sees. */
-static void
-collect_entries(CatchUp *c)
-{
-	c->batch->complete = true;
-	for (int i = 0; i < REFIT_LOGS; i++)
-		collect_from_log(c, i);
-	c->batch->entries = c->nentries;
-}
-
-/*
- * Deletes entries from the logs: those of the keys that were worked, and marks
- * of TRUNCATE, for which the twin must not be emptied again.  An entry whose key
- * there was no time for stays, and with it the key stays dirty.
- */
-static void
-delete_entries(CatchUp *c, int64 worked)
-{
-	for (int64 i = 0; i < c->nentries; i++)
-		if (i < worked || c->entries[i].key == NULL)
-			simple_heap_delete(c->logs[c->entries[i].log], &c->entries[i].tid);
-}
-
-/* Orders entries by key; marks of TRUNCATE come last. */
-static int
-compare_entries(const void *a, const void *b, void *arg)
-{
-	const DirtyKey *x = a;
-	const DirtyKey *y = b;
-	const CatchUp *c = arg;
-
-	if (x->key == NULL || y->key == NULL)
-		return (x->key == NULL) - (y->key == NULL);
-	return refit_finder_compare(c->sort, c->transform->nkeys, x->key, y->key);
-}
-
-/* Is this the last of the entries for its key, in sorted order? */
+/* Has a batch of so many keys, in this share of its time, had that? */
 static bool
-ends_key(CatchUp *c, int64 i)
-{
-	return c->entries[i].key != NULL &&
-		   (i + 1 == c->nentries ||
-			compare_entries(&c->entries[i], &c->entries[i + 1], c) != 0);
-}
-
-/* Has a batch of so many keys, in this part of it, had its time? */
-static bool
-is_time_up(const CatchUp *c, int64 keys, bool half)
+is_time_up(const CatchUp *c, int64 keys, double share)
 {
 	RefitBudget budget;
 
 	if (c->batch->budget == NULL || keys < LEAST_KEYS)
 		return false;
 	budget = *c->batch->budget;
-	if (half)
-		budget.chunk_ms /= 2;
+	budget.chunk_ms *= share;
 	return refit_governor_step_over(&budget);
 }
 
 /*
- * Is this the last of the entries for its key in the same form?  Keys may be
- * equal and differ, such as 1.0 and 1.00; such entries may stand in any order.
+ * Finds the row that the twin had for a key when the batch began.  *is_its_own:
+ * it was made from a row of that key.  In the twin the key of another may be
+ * equal to it, under another collation: that row stays, and the conflict is met
+ * by the insert.
  */
 static bool
-ends_form(CatchUp *c, int64 i)
+find_in_twin(CatchUp *c, const Datum *source_key, bool *is_its_own)
 {
-	if (ends_key(c, i))
-		return true;
-	for (int k = 0; k < c->transform->nkeys; k++)
-	{
-		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(c->source),
-											  c->transform->key_attnums[k] - 1);
+	Datum key[INDEX_MAX_KEYS];
 
-		if (!datum_image_eq(c->entries[i].key[k], c->entries[i + 1].key[k],
-							att->attbyval, att->attlen))
-			return true;
-	}
-	return false;
-}
-
-/*
- * Deletes the row of the twin that was found for a key, if it was made from a
- * row of that key.  In the twin the key of another may be equal to it, under
- * another collation: that row stays, and the conflict is met by the insert.  The
- * row may have been deleted for another form of the key.
- */
-static void
-delete_found(CatchUp *c, const Datum *key)
-{
-	TM_FailureData failure;
-	TM_Result result;
-
+	*is_its_own = false;
+	if (!refit_transform_key_fits(c->transform, source_key))
+		return false;
+	refit_transform_key(c->transform, source_key, key);
+	ExecClearTuple(c->twin_row); /* a page that we look at is not pruned */
+	if (!refit_finder_find(c->in_twin, key, c->twin_row))
+		return false;
 	for (int k = 0; k < c->transform->nkeys; k++)
 	{
 		AttrNumber attnum = c->transform->key_attnums[k];
@@ -346,65 +163,123 @@ delete_found(CatchUp *c, const Datum *key)
 
 		if (isnull ||
 			!datum_image_eq(found, key[k], att->attbyval, att->attlen))
-			return;
+			return true;
 	}
-	result =
-		refit_tuple_delete(c->twin, &c->twin_row->tts_tid,
-						   GetCurrentCommandId(true), c->snapshot, &failure);
+	*is_its_own = true;
+	return true;
+}
+
+/*
+ * Deletes a row of the twin that was found.  It may have been deleted for another
+ * form of the key.
+ */
+static void
+delete_row(CatchUp *c, TupleTableSlot *row)
+{
+	TM_FailureData failure;
+	TM_Result result =
+		refit_tuple_delete(c->twin, &row->tts_tid, GetCurrentCommandId(true),
+						   c->snapshot, &failure);
+
 	if (result != TM_Ok && result != TM_SelfModified)
 		elog(ERROR, "could not delete a row of the twin: %d", result);
 }
 
 /*
- * Deletes the dirty keys' rows from the twin.  When half of the time is up the
- * batch ends there: the keys after it stay in the log.
+ * Finds the table's row for a key and makes the twin's of it; NULL: there is
+ * none.  was: the row that the twin had, for values that only it has; or NULL.
  */
-static void
-delete_rows(CatchUp *c)
+static TupleTableSlot *
+make_row(CatchUp *c, const Datum *source_key, TupleTableSlot *was)
 {
-	int64 keys = 0;
-	RefitFinder *finder = refit_finder_open(c->twin, c->twin_key, c->snapshot,
-											c->transform->nkeys);
+	c->transform->old_row = was;
+	if (!refit_finder_find(c->in_source, source_key, c->row))
+		return NULL;
+	return refit_transform_row(c->transform, c->row);
+}
 
-	for (int64 i = 0; i < c->nentries; i++)
-	{
-		Datum key[INDEX_MAX_KEYS];
-
-		CHECK_FOR_INTERRUPTS();
-		if (!ends_form(c, i))
-			continue;
-		if (ends_key(c, i) && is_time_up(c, keys++, true))
-		{
-			c->batch->complete = false;
-			c->nworkable = i;
-			break;
-		}
-		if (!refit_transform_key_fits(c->transform, c->entries[i].key))
-			continue;
-		refit_transform_key(c->transform, c->entries[i].key, key);
-		if (refit_finder_find(finder, key, c->twin_row))
-			delete_found(c, key);
-	}
-	ExecClearTuple(c->twin_row);
-	refit_finder_close(finder);
+/* Leaves a row to be inserted; keeps it for that where there is room. */
+static void
+owe_row(CatchUp *c, RefitDirtyKey *entry, TupleTableSlot *row)
+{
+	entry->owed = true;
+	c->nowed++;
+	if (c->kept >= work_mem * (Size) 1024)
+		return;
+	entry->row = ExecCopySlotHeapTuple(row);
+	c->kept += entry->row->t_len;
 }
 
 /*
- * Finds the row that the twin had for a key when the batch began, where it has
- * columns that the table has not.
+ * Brings the twin up to date for a key, but for a row that has to be inserted.
+ * one_form: the twin's row cannot be of another one.
  */
 static void
-find_old_row(CatchUp *c, RefitFinder *finder, const Datum *source_key)
+work_key(CatchUp *c, RefitDirtyKey *entry, bool one_form)
 {
-	Datum key[INDEX_MAX_KEYS];
+	bool is_its_own;
+	bool was = find_in_twin(c, entry->key, &is_its_own);
+	TupleTableSlot *row = make_row(c, entry->key, was ? c->twin_row : NULL);
 
-	c->transform->old_row = NULL;
-	if (c->transform->kept == NULL ||
-		!refit_transform_key_fits(c->transform, source_key))
-		return;
-	refit_transform_key(c->transform, source_key, key);
-	if (refit_finder_find(finder, key, c->old_row))
-		c->transform->old_row = c->old_row;
+	if (row == NULL || !is_its_own || !one_form ||
+		!refit_renewal_try(c->renewal, c->twin_row, row))
+	{
+		if (is_its_own)
+			delete_row(c, c->twin_row);
+		if (row != NULL)
+			owe_row(c, entry, row);
+	}
+	if (!entry->owed)
+		c->batch->keys++;
+}
+
+/*
+ * First half: leaves alone, updates or deletes the twin's rows of the dirty
+ * keys.  The batch ends where there is just time left for the inserts, taking
+ * one to cost as much as a key does here: the keys after it stay in the log.
+ */
+static void
+work_keys(CatchUp *c)
+{
+	int64 keys = 0;
+	int forms = 0;
+
+	for (int64 i = 0; i < c->dirty.n; i++)
+	{
+		RefitDirtyKey *entry = &c->dirty.entries[i];
+		bool is_its_own;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!refit_dirty_ends_form(&c->dirty, i))
+			continue;
+		forms++;
+		if (!entry->ends_key)
+		{
+			if (find_in_twin(c, entry->key, &is_its_own) && is_its_own)
+				delete_row(c, c->twin_row);
+			continue;
+		}
+		if (is_time_up(c, keys, (double) keys / Max(keys + c->nowed, 1)))
+		{
+			c->batch->complete = false;
+			c->dirty.nworkable = i;
+			break;
+		}
+		keys++;
+		work_key(c, entry, forms == 1);
+		forms = 0;
+	}
+}
+
+/* After a TRUNCATE: all keys' rows are to be inserted. */
+static void
+owe_all_rows(CatchUp *c)
+{
+	for (int64 i = 0; i < c->dirty.n; i++)
+	{
+		c->dirty.entries[i].owed = c->dirty.entries[i].ends_key;
+		c->nowed += c->dirty.entries[i].owed;
+	}
 }
 
 /* Inserts one row into the twin and its indexes. */
@@ -413,9 +288,8 @@ insert_row(CatchUp *c, TupleTableSlot *row)
 {
 	List *recheck;
 
-	ExecCopySlot(c->twin_row, refit_transform_row(c->transform, row));
-	table_tuple_insert(c->twin, c->twin_row, c->cid, 0, NULL);
-	recheck = refit_insert_index_tuples(c->transform->result_rel, c->twin_row,
+	table_tuple_insert(c->twin, row, c->cid, 0, NULL);
+	recheck = refit_insert_index_tuples(c->transform->result_rel, row,
 										c->transform->estate);
 
 	/* a deferrable constraint that may be violated; nobody checks it later */
@@ -426,45 +300,142 @@ insert_row(CatchUp *c, TupleTableSlot *row)
 						get_rel_name(linitial_oid(recheck)))));
 }
 
+/* Was a row written by this transaction? */
+static bool
+is_of_this_batch(TupleTableSlot *row)
+{
+	bool isnull;
+	Datum xmin = slot_getsysattr(row, MinTransactionIdAttributeNumber, &isnull);
+
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
 /*
- * Inserts the rows that the table has for the dirty keys, until time is up.
- * Returns the number of entries that are done with.
+ * Deletes a row of the twin that is in the way of the one for a key, and leaves
+ * to be inserted what the table has for its key.  False: it may not be, or its
+ * key cannot be told.
+ */
+static bool
+displace(CatchUp *c, const RefitDirtyKey *entry)
+{
+	RefitDirtyKey *other;
+	Datum key[INDEX_MAX_KEYS];
+	bool same_key;
+	TupleTableSlot *row;
+
+	if (is_of_this_batch(c->in_way) ||
+		!refit_transform_trace_key(c->transform, c->in_way, key))
+		return false;
+	other = palloc0(sizeof(RefitDirtyKey));
+	other->key = refit_dirty_copy_key(&c->dirty, key);
+	same_key = refit_dirty_is_same_key(&c->dirty, entry->key,
+									   key); /* in another form */
+	if (same_key && c->transform->kept != NULL)
+		return false;
+	delete_row(c, c->in_way);
+	c->batch->displaced++;
+	row = same_key ? NULL : make_row(c, other->key, c->in_way);
+	if (row == NULL)
+		return true;
+	other->row = ExecCopySlotHeapTuple(row);
+	c->displaced = lappend(c->displaced, other);
+	return true;
+}
+
+/*
+ * Has the rows make way that are in the way of the new one.  If one does not, the
+ * insert fails on it.
+ */
+static void
+clear_way(CatchUp *c, const RefitDirtyKey *entry)
+{
+	while (refit_conflict_find(c->transform, c->new_row, c->in_way))
+		if (!displace(c, entry))
+			break;
+	ExecClearTuple(c->in_way);
+}
+
+/* Inserts the row that is owed for a key, as it was kept or made again. */
+static void
+insert_owed(CatchUp *c, RefitDirtyKey *entry)
+{
+	if (entry->row != NULL)
+	{
+		ExecStoreHeapTuple(entry->row, c->new_row, true);
+		entry->row = NULL;
+	}
+	else
+	{
+		bool is_its_own;
+		bool was = c->transform->kept != NULL &&
+				   find_in_twin(c, entry->key, &is_its_own);
+		TupleTableSlot *row = make_row(c, entry->key, was ? c->twin_row : NULL);
+
+		if (row == NULL)
+			return;
+		ExecCopySlot(c->new_row, row);
+	}
+	if (c->batch->clears_way)
+		clear_way(c, entry);
+	insert_row(c, c->new_row);
+}
+
+/*
+ * Inserts the rows that had to make way, each of which may have others make way.
+ * Where there is no time for all, keys are marked dirty instead.
+ */
+static void
+insert_displaced(CatchUp *c)
+{
+	bool late = false;
+
+	for (int i = 0; i < list_length(c->displaced); i++)
+	{
+		RefitDirtyKey *entry = list_nth(c->displaced, i);
+
+		CHECK_FOR_INTERRUPTS();
+		if (c->transform->kept == NULL && is_time_up(c, i, 1.0))
+			late = true;
+		if (late)
+			refit_capture_mark_key(c->dirty.logs[0], entry->key);
+		else
+			insert_owed(c, entry);
+	}
+	if (late)
+		c->batch->complete = false;
+	list_free_deep(c->displaced);
+	c->displaced = NIL;
+}
+
+/*
+ * Second half: inserts the rows that are owed, until time is up.
  *
  * Old rows of a revert window have values that nothing else has.  What was
  * deleted of them goes back in the same batch, however late it is.
  */
-static int64
+static void
 insert_rows(CatchUp *c)
 {
-	int64 worked = 0;
-	int nkeys = c->transform->nkeys;
-	RefitFinder *finder =
-		refit_finder_open(c->source, c->source_key, c->snapshot, nkeys);
-	RefitFinder *in_twin =
-		refit_finder_open(c->twin, c->twin_key, c->snapshot, nkeys);
+	int64 inserted = 0;
 
-	for (int64 i = 0; i < c->nworkable; i++)
+	for (int64 i = 0; i < c->dirty.nworkable && c->nowed > 0; i++)
 	{
-		CHECK_FOR_INTERRUPTS();
-		if (!ends_key(c, i))
+		if (!c->dirty.entries[i].owed)
 			continue;
-		find_old_row(c, in_twin, c->entries[i].key);
-		if (refit_finder_find(finder, c->entries[i].key, c->row))
-			insert_row(c, c->row);
-		worked = i + 1;
-		c->batch->keys++;
-		if (worked < c->nworkable && c->transform->kept == NULL &&
-			is_time_up(c, c->batch->keys, false))
+		CHECK_FOR_INTERRUPTS();
+		if (c->transform->kept == NULL && is_time_up(c, inserted, 1.0))
 		{
 			c->batch->complete = false;
 			break;
 		}
+		insert_owed(c, &c->dirty.entries[i]);
+		insert_displaced(c);
+		c->dirty.entries[i].owed = false;
+		c->nowed--;
+		inserted++;
+		c->batch->keys++;
 	}
-	ExecClearTuple(c->row);
-	ExecClearTuple(c->old_row);
-	refit_finder_close(finder);
-	refit_finder_close(in_twin);
-	return worked;
+	ExecClearTuple(c->new_row);
 }
 
 /* Opens what a batch needs. */
@@ -480,7 +451,7 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 	refit_shape_check(m); /* now that nobody can alter it any more */
 	c->twin = table_open(m->rewrite.target, RowExclusiveLock);
 	for (int i = 0; i < REFIT_LOGS; i++)
-		c->logs[i] = table_open(m->rewrite.logs[i], RowExclusiveLock);
+		c->dirty.logs[i] = table_open(m->rewrite.logs[i], RowExclusiveLock);
 	c->transform = refit_transform_open(m, c->source, c->twin, false);
 	c->source_key = index_open(m->rewrite.key_index, AccessShareLock);
 	twin_key = refit_shape_find_index(c->twin, c->transform->nkeys,
@@ -491,9 +462,16 @@ begin_batch(RefitMigration *m, RefitBatch *batch)
 	ExecOpenIndices(c->transform->result_rel, false);
 	c->row = table_slot_create(c->source, NULL);
 	c->twin_row = table_slot_create(c->twin, NULL);
-	c->old_row = table_slot_create(c->twin, NULL);
+	c->in_way = table_slot_create(c->twin, NULL);
+	c->new_row =
+		MakeSingleTupleTableSlot(RelationGetDescr(c->twin), &TTSOpsHeapTuple);
 	c->cid = GetCurrentCommandId(true);
-	c->sort = refit_finder_order(c->source, c->source_key, c->transform->nkeys);
+	c->renewal = refit_renewal_open(c->transform, c->cid);
+	c->dirty.table = c->source;
+	c->dirty.nkeys = c->transform->nkeys;
+	c->dirty.attnums = c->transform->key_attnums;
+	c->dirty.order =
+		refit_finder_order(c->source, c->source_key, c->dirty.nkeys);
 	return c;
 }
 
@@ -503,34 +481,56 @@ end_batch(CatchUp *c)
 {
 	ExecDropSingleTupleTableSlot(c->row);
 	ExecDropSingleTupleTableSlot(c->twin_row);
-	ExecDropSingleTupleTableSlot(c->old_row);
+	ExecDropSingleTupleTableSlot(c->new_row);
+	ExecDropSingleTupleTableSlot(c->in_way);
+	refit_renewal_close(c->renewal);
 	index_close(c->twin_key, NoLock);
 	index_close(c->source_key, NoLock);
 	refit_transform_close(c->transform);
 	for (int i = 0; i < REFIT_LOGS; i++)
-		table_close(c->logs[i], NoLock);
+		table_close(c->dirty.logs[i], NoLock);
 	table_close(c->twin, NoLock);
 	table_close(c->source, NoLock);
+}
+
+/* Brings the twin up to date with the entries that were collected. */
+static void
+work_entries(CatchUp *c)
+{
+	int nkeys = c->transform->nkeys;
+
+	c->in_source =
+		refit_finder_open(c->source, c->source_key, c->snapshot, nkeys);
+	c->in_twin = refit_finder_open(c->twin, c->twin_key, c->snapshot, nkeys);
+	if (c->batch->truncated)
+		owe_all_rows(c);
+	else
+		work_keys(c);
+	REFIT_FAULT("catchup.deleted");
+	insert_rows(c);
+	ExecClearTuple(c->row);
+	ExecClearTuple(c->twin_row);
+	refit_finder_close(c->in_source);
+	refit_finder_close(c->in_twin);
 }
 
 /* The work of a batch, under its snapshot. */
 static void
 work_batch(CatchUp *c)
 {
-	collect_entries(c);
-	if (c->nentries == 0)
+	refit_dirty_collect(&c->dirty, c->batch->limit);
+	c->batch->entries = c->dirty.n;
+	c->batch->complete = c->dirty.complete;
+	c->batch->truncated = c->dirty.truncated;
+	if (c->dirty.n == 0)
 		return;
-	qsort_arg(c->entries, c->nentries, sizeof(DirtyKey), compare_entries, c);
-	c->nworkable = c->nentries;
 	if (c->batch->truncated)
 	{
 		LockRelation(c->twin, AccessExclusiveLock); /* private: */
 		heap_truncate_one_rel(c->twin);
 	}
-	else
-		delete_rows(c);
-	REFIT_FAULT("catchup.deleted");
-	delete_entries(c, insert_rows(c));
+	work_entries(c);
+	c->batch->worked = refit_dirty_delete(&c->dirty);
 	CommandCounterIncrement();
 }
 
@@ -541,6 +541,7 @@ refit_catchup_apply(RefitMigration *m, RefitBatch *batch)
 	CatchUp *c = begin_batch(m, batch);
 
 	c->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	c->dirty.snapshot = c->snapshot;
 	PushActiveSnapshot(c->snapshot);
 	PG_TRY();
 	{
@@ -592,26 +593,35 @@ try_batch(RefitMigration *m, RefitBatch *batch)
 	return false;
 }
 
-/* The next batch's limit, from how long this one took. */
+/*
+ * The next batch's limit, from how long this one took.  Entries that there was no
+ * time for were sorted in vain.
+ */
 static int64
 next_limit(const RefitBatch *batch, const RefitBudget *budget, double ms)
 {
 	double factor = Min(Max(budget->chunk_ms / Max(ms, 1.0), 0.25), 2.0);
+	double limit = batch->limit * factor;
 
-	return (int64) Min(Max(batch->limit * factor, SMALLEST_BATCH),
-					   LARGEST_BATCH);
+	if (batch->worked < batch->entries)
+		limit = Min(limit, batch->worked * LATE_FACTOR);
+	return (int64) Min(Max(limit, SMALLEST_BATCH), LARGEST_BATCH);
 }
 
-/* Says so when the log grows faster than we apply it. */
+/*
+ * Says so when the log grows faster than we apply it.  While a batch that took
+ * everything was at work for long, others have come.
+ */
 static void
 note_convergence(RefitMigration *m, const RefitBatch *batch, double ms)
 {
 	RefitProgress *p = &m->progress;
 	int64 before = p->pending;
 
-	p->pending = batch->complete ? 0 : refit_capture_pending(m);
-	p->cursor_end =
-		batch->complete || p->pending <= before ? 0 : p->cursor_end + 1;
+	p->pending = batch->complete && ms < CUTOVER_BUDGET_MS
+					 ? 0
+					 : refit_capture_pending(m);
+	p->cursor_end = p->pending <= before ? 0 : p->cursor_end + 1;
 	if (p->cursor_end < DIVERGING_STEPS)
 		return;
 	p->cursor_end = 0;
@@ -638,44 +648,100 @@ skip_idle_leaves(RefitMigration *m)
 }
 
 /*
- * One batch of one leaf.  In this phase progress.cursor is the limit of the next batch,
- * -1 for none, and cursor_end counts the steps that lost ground.
+ * The next batch.  In this phase progress.cursor is its limit, negative if it
+ * clears its way, and TAKE_ALL for none; cursor_end counts the steps that lost
+ * ground.
  */
-RefitOutcome
-refit_catchup_step(RefitMigration *m, RefitBudget *budget)
+static RefitBatch
+plan_batch(const RefitProgress *p, const RefitBudget *budget)
 {
 	RefitBatch batch = {0};
+
+	if (p->cursor == TAKE_ALL)
+		return batch;
+	batch.limit = p->cursor == 0  ? FIRST_BATCH
+				  : p->cursor > 0 ? p->cursor
+								  : -p->cursor;
+	batch.budget = budget;
+	batch.clears_way = p->cursor < 0;
+	return batch;
+}
+
+/*
+ * What to do after a batch that has met a conflict: first clear the way, from the
+ * same place on, then take everything.
+ */
+static void
+plan_retry(RefitMigration *m, const RefitBatch *batch)
+{
+	refit_dirty_step_back(m->rewrite.logs);
+	m->progress.cursor = batch->clears_way ? TAKE_ALL : -batch->limit;
+	elog(DEBUG1, "a batch of " INT64_FORMAT " changes met a conflict: %s",
+		 batch->entries,
+		 batch->clears_way ? "all are taken" : "the way is cleared");
+	m->progress.pending = refit_capture_pending(m);
+}
+
+/* The time since a step began, in ms. */
+static double
+ms_since(instr_time begin)
+{
 	instr_time now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, begin);
+	return INSTR_TIME_GET_MILLISEC(now);
+}
+
+/* One batch of one leaf. */
+RefitOutcome
+refit_catchup_round(RefitMigration *m, RefitBudget *budget, bool *complete)
+{
+	RefitProgress *p = &m->progress;
+	RefitBatch batch;
 	double ms;
 
+	*complete = false;
 	m->next_phase = "copy";
 	if (strcmp(m->phase, "catchup") == 0)
 		skip_idle_leaves(m);
 	if (!m->rewrite.reversed && refit_shape_was_emptied(m))
 		return REFIT_RETURN;
-	if (m->progress.cursor == 0)
-		m->progress.cursor = FIRST_BATCH;
-	batch.limit = m->progress.cursor < 0 ? 0 : m->progress.cursor;
-	batch.budget = batch.limit > 0 ? budget : NULL;
 
 	refit_capture_check(m);
 	refit_capture_recycle(m);
+	batch = plan_batch(p, budget);
 	if (!try_batch(m, &batch))
 	{
-		m->progress.cursor = -1;
+		plan_retry(m, &batch);
 		return REFIT_MORE;
 	}
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, budget->start);
-	ms = INSTR_TIME_GET_MILLISEC(now);
+	ms = ms_since(budget->start);
 
 	note_convergence(m, &batch, ms);
-	m->progress.rows_done += batch.keys;
-	m->progress.rows_total = m->progress.rows_done + m->progress.pending;
-	m->progress.cursor =
-		next_limit(&batch, budget, ms) * (batch.limit > 0 ? 1 : 0);
+	p->rows_done += batch.keys;
+	p->rows_total = p->rows_done + p->pending;
+	p->cursor = batch.limit > 0 ? next_limit(&batch, budget, ms) : 0;
+	if (batch.displaced > 0)
+	{
+		p->cursor = -p->cursor; /* there will be more of them */
+		elog(DEBUG1,
+			 "a batch of " INT64_FORMAT " changes had " INT64_FORMAT
+			 " rows make way",
+			 batch.entries, batch.displaced);
+	}
 	REFIT_FAULT("catchup.batch");
+	*complete = batch.complete;
 	if (batch.complete && (ms < CUTOVER_BUDGET_MS || batch.keys < FEW_KEYS))
 		return REFIT_NEXT;
 	return REFIT_MORE;
+}
+
+/* The same, as a step. */
+RefitOutcome
+refit_catchup_step(RefitMigration *m, RefitBudget *budget)
+{
+	bool complete;
+
+	return refit_catchup_round(m, budget, &complete);
 }

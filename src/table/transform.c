@@ -352,6 +352,7 @@ prepare_round_trip(RefitTransform *t, const RefitMigration *m)
 										 refit_actions_of(m), m->search_path);
 	TupleDesc desc = RelationGetDescr(t->twin);
 
+	t->forth_exprs = forth;
 	t->forth = palloc0(sizeof(ExprState *) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
 	{
@@ -462,6 +463,19 @@ prepare_key_back(RefitTransform *t, Oid key_index)
 	}
 }
 
+/*
+ * Prepares the same on the way back: the key of an old row leads to the new one
+ * by the actions, and the plan has seen that it does for certain.
+ */
+static void
+prepare_key_forth(RefitTransform *t)
+{
+	t->key_back = palloc(sizeof(ExprState *) * t->nkeys);
+	for (int i = 0; i < t->nkeys; i++)
+		t->key_back[i] =
+			ExecInitExpr(t->forth_exprs[t->key_attnums[i] - 1], NULL);
+}
+
 /* Prepares to transform rows. */
 RefitTransform *
 refit_transform_open(const RefitMigration *m, Relation source, Relation twin,
@@ -474,7 +488,8 @@ refit_transform_open(const RefitMigration *m, Relation source, Relation twin,
 	t->twin = twin;
 	t->estate = CreateExecutorState();
 	t->result_rel = makeNode(ResultRelInfo);
-	InitResultRelInfo(t->result_rel, twin, 1, NULL, 0);
+	/* of no range table: which columns an update changes is not told there */
+	InitResultRelInfo(t->result_rel, twin, 0, NULL, 0);
 	t->output =
 		MakeSingleTupleTableSlot(RelationGetDescr(twin), &TTSOpsVirtual);
 	t->key_row =
@@ -496,6 +511,8 @@ refit_transform_open(const RefitMigration *m, Relation source, Relation twin,
 		MakeSingleTupleTableSlot(RelationGetDescr(twin), &TTSOpsVirtual);
 	if (to_compare || !m->rewrite.reversed)
 		prepare_key_back(t, m->rewrite.key_index);
+	else
+		prepare_key_forth(t);
 	return t;
 }
 

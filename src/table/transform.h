@@ -54,6 +54,7 @@ typedef struct RefitTransform
 	Bitmapset *kept;		 /* columns that only the old row has */
 	TupleTableSlot *old_row; /* of the twin, set by the caller; or NULL */
 	ExprState **forth;		 /* per attribute, to try a value; or NULL */
+	Expr **forth_exprs;		 /* the actions, over the twin's row */
 } RefitTransform;
 
 /*

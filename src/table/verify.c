@@ -370,15 +370,15 @@ keep_in_step(RefitMigration *m, const RefitBudget *budget)
 	RefitBudget half = *budget;
 	RefitProgress before = m->progress;
 	RefitOutcome outcome;
+	bool complete;
 
 	half.chunk_ms = Max(budget->chunk_ms / 2, 1);
-	outcome = refit_catchup_step(m, &half);
+	outcome = refit_catchup_round(m, &half, &complete);
 	m->progress.rows_done = before.rows_done;
 	m->progress.rows_total = before.rows_total;
 
 	/* all that there was is good enough: what has come since is left out */
-	return outcome == REFIT_MORE && m->progress.pending == 0 ? REFIT_NEXT
-															 : outcome;
+	return outcome == REFIT_MORE && complete ? REFIT_NEXT : outcome;
 }
 
 /*

@@ -2,6 +2,9 @@
 # A batch of catch-up begins in the log where the one before it ended.  The mark of
 # a TRUNCATE that stands before that place is still found before rows that were
 # written after it: they stay.
+#
+# A batch that meets rows which other keys of a long log will take away has them make
+# way, and none is without a limit.
 use strict;
 use warnings;
 
@@ -14,7 +17,7 @@ use Test::More;
 
 use constant ROWS => 20_000;
 
-my $node = new_node('long_log', conf => "autovacuum = off\n");
+my $node = new_node('long_log', conf => "autovacuum = off\nlog_min_messages = debug1\n");
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 
@@ -67,6 +70,29 @@ sql("SELECT refit.cutover($id)");
 wait_state($node, 'postgres', $id, 'completed');
 is( sql('SELECT count(*), min(id), max(id), sum(n), pg_typeof(min(n)) FROM t'),
 	'10000|5001|15000|10000|bigint', 'the rows written after the TRUNCATE are there');
+
+# Each row takes the unique value of another one, far away in the order of keys.
+sql(<<"SQL");
+CREATE TABLE u (id int PRIMARY KEY, v int UNIQUE, n int);
+INSERT INTO u SELECT g, g, 0 FROM generate_series(1, @{[ROWS]}) g;
+SQL
+$id = sql("SELECT refit.alter_table('u', 'ALTER n TYPE bigint', cutover => 'manual',"
+	  . " options => '{\"chunk_time\": \"10ms\"}')");
+wait_state($node, 'postgres', $id, 'ready');
+my $log = -s $node->logfile;
+sql('BEGIN; UPDATE u SET v = -v; UPDATE u SET v = ' . (ROWS + 1) . ' + v; COMMIT');
+wait_for($node, 'postgres', 'all is applied',
+	"SELECT NOT EXISTS (SELECT FROM refit_$id.\"\$log0\")"
+	  . " AND NOT EXISTS (SELECT FROM refit_$id.\"\$log1\")");
+is(sql("SELECT count(*) FROM (TABLE u EXCEPT TABLE refit_$id.u) d"),
+	'0', 'the twin is what the table is');
+my $said = slurp_file($node->logfile, $log);
+like($said, qr/had \d+ rows make way/, 'rows were in the way of others');
+unlike($said, qr/conflict: all are taken/, 'and no batch took everything for that');
+sql("SELECT refit.cutover($id)");
+wait_state($node, 'postgres', $id, 'completed');
+is(sql('SELECT count(*), sum(v), pg_typeof(min(n)) FROM u'),
+	join('|', ROWS, ROWS * (ROWS + 1) / 2, 'bigint'), 'it is completed');
 
 $node->stop;
 done_testing();
