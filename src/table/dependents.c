@@ -35,7 +35,7 @@
 #include "util/sqlutil.h"
 
 /*
- * The queries here have these parameters: $1, the table and its partitions;
+ * The queries here have these parameters: $1, the table and those below it;
  * $2 and $3, columns of theirs, as two arrays of the same length.
  */
 #define COLUMNS "unnest($2, $3) AS u(relid, attnum)"
@@ -63,7 +63,7 @@
 	" JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid"                    \
 	"  AND r.ev_class <> v.oid) "
 
-/* A table with its partitions, and columns of all of them. */
+/* A table with those below it, and columns of all of them. */
 typedef struct ColumnSet
 {
 	Datum tables;
@@ -71,13 +71,26 @@ typedef struct ColumnSet
 	Datum attnums;
 } ColumnSet;
 
-/* The columns that actions of one kind name, by number in each table. */
+/* Columns of the tables that the actions reach. */
 static ColumnSet *
-action_columns(Oid relid, const AlterTableStmt *stmt, AlterTableType type,
-			   bool restrict_only)
+make_set(Oid relid, const AlterTableStmt *stmt, Datum *relids, Datum *attnums,
+		 int n)
 {
 	ColumnSet *set = palloc(sizeof(ColumnSet));
-	List *tables = refit_tree_members(relid);
+
+	set->tables = refit_tree_reach_array(relid, stmt);
+	set->relids = PointerGetDatum(
+		construct_array(relids, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+	set->attnums = PointerGetDatum(construct_array(
+		attnums, n, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+	return set;
+}
+
+/* The columns that actions of one kind name, by number in each table. */
+static ColumnSet *
+action_columns(Oid relid, const AlterTableStmt *stmt, AlterTableType type)
+{
+	List *tables = refit_tree_reach(relid, stmt);
 	int most = list_length(tables) * (stmt ? list_length(stmt->cmds) : 0);
 	Datum *relids = palloc(sizeof(Datum) * Max(1, most));
 	Datum *attnums = palloc(sizeof(Datum) * Max(1, most));
@@ -91,8 +104,7 @@ action_columns(Oid relid, const AlterTableStmt *stmt, AlterTableType type,
 			AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 			AttrNumber attnum;
 
-			if (cmd->subtype != type ||
-				(restrict_only && cmd->behavior == DROP_CASCADE))
+			if (cmd->subtype != type)
 				continue;
 			attnum = get_attnum(lfirst_oid(lc_table), cmd->name);
 			if (attnum == InvalidAttrNumber)
@@ -100,12 +112,40 @@ action_columns(Oid relid, const AlterTableStmt *stmt, AlterTableType type,
 			relids[n] = ObjectIdGetDatum(lfirst_oid(lc_table));
 			attnums[n++] = Int32GetDatum(attnum);
 		}
-	set->tables = refit_tree_members_array(relid);
-	set->relids = PointerGetDatum(
-		construct_array(relids, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
-	set->attnums = PointerGetDatum(construct_array(
-		attnums, n, INT4OID, sizeof(int32), true, TYPALIGN_INT));
-	return set;
+	return make_set(relid, stmt, relids, attnums, n);
+}
+
+/*
+ * The columns that DROP COLUMN without CASCADE has taken from the twins: a column
+ * that a table has not only from there stays.
+ */
+static ColumnSet *
+dropped_columns(Oid relid, const AlterTableStmt *stmt, const List *twins)
+{
+	int most = list_length(twins) * list_length(stmt->cmds);
+	Datum *relids = palloc(sizeof(Datum) * Max(1, most));
+	Datum *attnums = palloc(sizeof(Datum) * Max(1, most));
+	int n = 0;
+	ListCell *lc_twin;
+	ListCell *lc;
+
+	foreach(lc_twin, twins)
+		foreach(lc, stmt->cmds)
+		{
+			const RefitTwin *t = lfirst(lc_twin);
+			AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+			AttrNumber attnum;
+
+			if (cmd->subtype != AT_DropColumn || cmd->behavior == DROP_CASCADE)
+				continue;
+			attnum = get_attnum(t->source, cmd->name);
+			if (attnum == InvalidAttrNumber ||
+				get_attname(t->twin, attnum, true) != NULL)
+				continue;
+			relids[n] = ObjectIdGetDatum(t->source);
+			attnums[n++] = Int32GetDatum(attnum);
+		}
+	return make_set(relid, stmt, relids, attnums, n);
 }
 
 /* Runs a query with the tables and columns as parameters. */
@@ -178,10 +218,10 @@ check_dropped_constraints(Oid relid, const AlterTableStmt *stmt)
 
 /* Is anything in the way of the actions? */
 void
-refit_dependents_check(Oid relid, const AlterTableStmt *stmt)
+refit_dependents_check(Oid relid, const AlterTableStmt *stmt, const List *twins)
 {
-	ColumnSet *retyped = action_columns(relid, stmt, AT_AlterColumnType, false);
-	ColumnSet *dropped = action_columns(relid, stmt, AT_DropColumn, true);
+	ColumnSet *retyped = action_columns(relid, stmt, AT_AlterColumnType);
+	ColumnSet *dropped = dropped_columns(relid, stmt, twins);
 
 	refuse_dependents(
 		"SELECT pg_describe_object(classid, objid, objsubid)"
@@ -272,8 +312,7 @@ refit_dependents_locks(Oid relid, const AlterTableStmt *stmt)
 	ListCell *lc;
 
 	SPI_connect();
-	query_columns(query,
-				  action_columns(relid, stmt, AT_AlterColumnType, false));
+	query_columns(query, action_columns(relid, stmt, AT_AlterColumnType));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple row = SPI_tuptable->vals[i];
@@ -324,7 +363,7 @@ List *
 refit_dependents_detach_views(Oid relid, const AlterTableStmt *stmt)
 {
 	MemoryContext context = CurrentMemoryContext;
-	List *tables = refit_tree_members(relid);
+	List *tables = refit_tree_reach(relid, stmt);
 	List *views = NIL;
 
 	SPI_connect();
@@ -333,7 +372,7 @@ refit_dependents_detach_views(Oid relid, const AlterTableStmt *stmt)
 				  " FROM v JOIN pg_catalog.pg_rewrite r ON r.ev_class = v.oid"
 				  "  AND r.rulename = '_RETURN'"
 				  " GROUP BY v.oid, r.oid ORDER BY max(v.depth), v.oid",
-				  action_columns(relid, stmt, AT_AlterColumnType, false));
+				  action_columns(relid, stmt, AT_AlterColumnType));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple row = SPI_tuptable->vals[i];
@@ -456,7 +495,7 @@ void
 refit_dependents_suspend_foreign_keys(const RefitMigration *m,
 									  const AlterTableStmt *stmt)
 {
-	ColumnSet *set = action_columns(m->relid, stmt, AT_AlterColumnType, false);
+	ColumnSet *set = action_columns(m->relid, stmt, AT_AlterColumnType);
 	Oid types[4] = {OIDARRAYOID, OIDARRAYOID, INT4ARRAYOID, INT8OID};
 	Datum values[4];
 
@@ -484,13 +523,13 @@ refit_dependents_suspend_foreign_keys(const RefitMigration *m,
 	CommandCounterIncrement();
 }
 
-/* What foreign keys the table and its partitions have. */
+/* What foreign keys the tables have that the actions reach. */
 RefitForeignKeys *
-refit_dependents_foreign_keys(Oid relid)
+refit_dependents_foreign_keys(Oid relid, const AlterTableStmt *stmt)
 {
 	RefitForeignKeys *keys = palloc(sizeof(RefitForeignKeys));
 	Oid types[2] = {OIDARRAYOID, OIDOID};
-	Datum values[2] = {refit_tree_members_array(relid),
+	Datum values[2] = {refit_tree_reach_array(relid, stmt),
 					   ObjectIdGetDatum(relid)};
 
 	keys->oids = refit_sql_text("SELECT coalesce(array_agg(oid), '{}')::text"
@@ -514,12 +553,13 @@ refit_dependents_foreign_keys(Oid relid)
  */
 void
 refit_dependents_owe_new_foreign_keys(const RefitMigration *m,
+									  const AlterTableStmt *stmt,
 									  const RefitForeignKeys *known)
 {
 	Oid types[5] = {OIDARRAYOID, INT8OID, OIDOID, TEXTOID, TEXTOID};
 	Datum values[5];
 
-	values[0] = refit_tree_members_array(m->relid);
+	values[0] = refit_tree_reach_array(m->relid, stmt);
 	values[1] = Int64GetDatum(m->id);
 	values[2] = ObjectIdGetDatum(m->relid);
 	values[3] = CStringGetTextDatum(known->oids);
@@ -569,7 +609,7 @@ refit_dependents_adjust_sequences(Oid relid, Oid twin,
 		" AND pg_sequence_last_value(x.twin) IS NOT NULL";
 	Oid types[2] = {OIDOID, OIDOID};
 	Datum values[2] = {ObjectIdGetDatum(relid), ObjectIdGetDatum(twin)};
-	ColumnSet *set = action_columns(relid, stmt, AT_AlterColumnType, false);
+	ColumnSet *set = action_columns(relid, stmt, AT_AlterColumnType);
 	Oid column_types[3] = {OIDARRAYOID, OIDARRAYOID, INT4ARRAYOID};
 	Datum columns[3] = {set->tables, set->relids, set->attnums};
 
