@@ -140,7 +140,7 @@ dropped_columns(Oid relid, const AlterTableStmt *stmt, const List *twins)
 				continue;
 			attnum = get_attnum(t->source, cmd->name);
 			if (attnum == InvalidAttrNumber ||
-				get_attname(t->twin, attnum, true) != NULL)
+				get_attnum(t->twin, cmd->name) == attnum)
 				continue;
 			relids[n] = ObjectIdGetDatum(t->source);
 			attnums[n++] = Int32GetDatum(attnum);

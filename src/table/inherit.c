@@ -196,34 +196,3 @@ refit_inherit_leave_untouched(List *twins)
 			t->is_leaf = false;
 	}
 }
-
-/* The twin that a twin inherits from, or InvalidOid. */
-static Oid
-parent_of(Oid twin)
-{
-	Oid types[1] = {OIDOID};
-	Datum values[1] = {ObjectIdGetDatum(twin)};
-	char *parent;
-
-	if (!has_superclass(twin))
-		return InvalidOid;
-	parent = refit_sql_text(
-		"SELECT inhparent::int8 FROM pg_catalog.pg_inherits"
-		" JOIN pg_catalog.pg_class ON pg_class.oid = inhparent"
-		" WHERE inhrelid = $1 AND relrewrite <> 0 ORDER BY inhseqno LIMIT 1",
-		1, types, values);
-	return parent != NULL ? strtoul(parent, NULL, 10) : InvalidOid;
-}
-
-/* The name of the twin that the actions were run on. */
-char *
-refit_inherit_name(Oid twin)
-{
-	Oid parent;
-
-	if (get_rel_relispartition(twin))
-		return get_rel_name(refit_tree_root(twin));
-	while (OidIsValid(parent = parent_of(twin)))
-		twin = parent;
-	return get_rel_name(twin);
-}

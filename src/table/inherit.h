@@ -38,7 +38,4 @@ extern void refit_inherit_link(List *twins);
  */
 extern void refit_inherit_leave_untouched(List *twins);
 
-/* How an expression in the actions may call the table of this twin. */
-extern char *refit_inherit_name(Oid twin);
-
 #endif /* REFIT_INHERIT_H */

@@ -35,11 +35,11 @@
 
 #include "table/actions.h"
 #include "table/finder.h"
-#include "table/inherit.h"
 #include "table/inverse.h"
 #include "table/shape.h"
 #include "table/transform.h"
 #include "util/attempt.h"
+#include "table/tree.h"
 #include "util/sqlutil.h"
 
 /* A CHECK constraint that rows are held to. */
@@ -170,9 +170,9 @@ refit_transform_exprs(Relation source, Relation twin,
 			expr = new_value(twin, att);
 		else if (refit_actions_alters_type(stmt, NameStr(old->attname),
 										   &using_expr))
-			expr = retyped_value(source,
-								 refit_inherit_name(RelationGetRelid(twin)),
-								 att, using_expr);
+			expr = retyped_value(
+				source, get_rel_name(refit_tree_root(RelationGetRelid(twin))),
+				att, using_expr);
 		else
 			expr = old_value(source, att->attnum);
 		if (!att->attisdropped && exprType((Node *) expr) != att->atttypid)
