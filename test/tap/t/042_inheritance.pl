@@ -34,7 +34,7 @@ sub make_children
 CREATE TABLE orders_a (own_a text DEFAULT 'a', PRIMARY KEY (id)) INHERITS (orders);
 CREATE TABLE orders_b (gone int, wide text, own_b int NOT NULL DEFAULT 7, v text,
 	k int NOT NULL, id int PRIMARY KEY);
-ALTER TABLE orders_b DROP COLUMN gone;
+ALTER TABLE orders_b DROP COLUMN gone, ALTER wide SET STORAGE EXTERNAL;
 ALTER TABLE orders_b INHERIT orders;
 ALTER TABLE orders_b ADD CONSTRAINT its_own CHECK (own_b = 7);
 CREATE TABLE orders_ab (PRIMARY KEY (id)) INHERITS (orders_b, orders_a);
