@@ -41,7 +41,8 @@ refit_inherit_has_relatives(Oid relid)
 {
 	return get_rel_relkind(relid) == RELKIND_RELATION &&
 		   !get_rel_relispartition(relid) &&
-		   (has_subclass(relid) || has_superclass(relid));
+		   (has_superclass(relid) ||
+			find_inheritance_children(relid, NoLock) != NIL);
 }
 
 /*

@@ -155,6 +155,11 @@ create_twin(List *twins, Oid relid, Oid schema)
 	RefitTwin *result = palloc0(sizeof(RefitTwin));
 	Relation source = table_open(relid, AccessShareLock);
 
+	if (source->rd_rel->relkind == RELKIND_FOREIGN_TABLE) /* since the plan */
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("foreign table \"%s\" has become one of the "
+							   "tables to change",
+							   RelationGetRelationName(source))));
 	result->source = relid;
 	result->is_leaf = source->rd_rel->relkind != RELKIND_PARTITIONED_TABLE;
 	result->fingerprint = refit_shape_fingerprint(relid);
