@@ -252,6 +252,14 @@ SELECT starelid::regclass, stainherit FROM pg_statistic
 SELECT bool_and(qty >= before_it) AS ordered FROM (SELECT qty, lag(qty) OVER (ORDER BY ctid) AS before_it
 	FROM ONLY both_sides) x;
 
+-- but none of them is looked at for the first time under the locks
+ALTER TABLE base ADD CONSTRAINT later CHECK (kind >= 0) NOT VALID;
+ALTER TABLE native.base ADD CONSTRAINT later CHECK (kind >= 0) NOT VALID;
+SELECT rewritten();
+CALL change('base', 'ADD UNIQUE (id, qty), VALIDATE CONSTRAINT later');
+SELECT * FROM differences();
+SELECT rewritten();
+
 -- A serial for all; columns that one below has of its own stay there
 CALL change('base', 'ADD COLUMN n bigserial, DROP COLUMN more');
 SELECT * FROM differences();

@@ -71,25 +71,28 @@ typedef struct ColumnSet
 	Datum attnums;
 } ColumnSet;
 
-/* Columns of the tables that the actions reach. */
-static ColumnSet *
-make_set(Oid relid, const AlterTableStmt *stmt, Datum *relids, Datum *attnums,
-		 int n)
+/* Have the actions, run on the twins, left a table its column? */
+static bool
+has_kept(const List *twins, Oid relid, AttrNumber attnum, const char *name)
 {
-	ColumnSet *set = palloc(sizeof(ColumnSet));
+	ListCell *lc;
 
-	set->tables = refit_tree_reach_array(relid, stmt);
-	set->relids = PointerGetDatum(
-		construct_array(relids, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
-	set->attnums = PointerGetDatum(construct_array(
-		attnums, n, INT4OID, sizeof(int32), true, TYPALIGN_INT));
-	return set;
+	foreach(lc, twins)
+		if (((RefitTwin *) lfirst(lc))->source == relid)
+			return get_attnum(((RefitTwin *) lfirst(lc))->twin, name) == attnum;
+	return false;
 }
 
-/* The columns that actions of one kind name, by number in each table. */
+/*
+ * The columns that actions of one kind name, by number in each table.  twins: only
+ * those that are lost and without CASCADE; a column that a table has not only from
+ * above stays.
+ */
 static ColumnSet *
-action_columns(Oid relid, const AlterTableStmt *stmt, AlterTableType type)
+action_columns(Oid relid, const AlterTableStmt *stmt, AlterTableType type,
+			   const List *twins)
 {
+	ColumnSet *set = palloc(sizeof(ColumnSet));
 	List *tables = refit_tree_reach(relid, stmt);
 	int most = list_length(tables) * (stmt ? list_length(stmt->cmds) : 0);
 	Datum *relids = palloc(sizeof(Datum) * Max(1, most));
@@ -102,50 +105,25 @@ action_columns(Oid relid, const AlterTableStmt *stmt, AlterTableType type)
 		foreach(lc, stmt != NULL ? stmt->cmds : NIL)
 		{
 			AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+			Oid table = lfirst_oid(lc_table);
 			AttrNumber attnum;
 
-			if (cmd->subtype != type)
+			if (cmd->subtype != type ||
+				(twins != NIL && cmd->behavior == DROP_CASCADE))
 				continue;
-			attnum = get_attnum(lfirst_oid(lc_table), cmd->name);
-			if (attnum == InvalidAttrNumber)
-				continue;
-			relids[n] = ObjectIdGetDatum(lfirst_oid(lc_table));
-			attnums[n++] = Int32GetDatum(attnum);
-		}
-	return make_set(relid, stmt, relids, attnums, n);
-}
-
-/*
- * The columns that DROP COLUMN without CASCADE has taken from the twins: a column
- * that a table has not only from there stays.
- */
-static ColumnSet *
-dropped_columns(Oid relid, const AlterTableStmt *stmt, const List *twins)
-{
-	int most = list_length(twins) * list_length(stmt->cmds);
-	Datum *relids = palloc(sizeof(Datum) * Max(1, most));
-	Datum *attnums = palloc(sizeof(Datum) * Max(1, most));
-	int n = 0;
-	ListCell *lc_twin;
-	ListCell *lc;
-
-	foreach(lc_twin, twins)
-		foreach(lc, stmt->cmds)
-		{
-			const RefitTwin *t = lfirst(lc_twin);
-			AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
-			AttrNumber attnum;
-
-			if (cmd->subtype != AT_DropColumn || cmd->behavior == DROP_CASCADE)
-				continue;
-			attnum = get_attnum(t->source, cmd->name);
+			attnum = get_attnum(table, cmd->name);
 			if (attnum == InvalidAttrNumber ||
-				get_attnum(t->twin, cmd->name) == attnum)
+				has_kept(twins, table, attnum, cmd->name))
 				continue;
-			relids[n] = ObjectIdGetDatum(t->source);
+			relids[n] = ObjectIdGetDatum(table);
 			attnums[n++] = Int32GetDatum(attnum);
 		}
-	return make_set(relid, stmt, relids, attnums, n);
+	set->tables = refit_tree_reach_array(relid, stmt);
+	set->relids = PointerGetDatum(
+		construct_array(relids, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+	set->attnums = PointerGetDatum(construct_array(
+		attnums, n, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+	return set;
 }
 
 /* Runs a query with the tables and columns as parameters. */
@@ -220,8 +198,8 @@ check_dropped_constraints(Oid relid, const AlterTableStmt *stmt)
 void
 refit_dependents_check(Oid relid, const AlterTableStmt *stmt, const List *twins)
 {
-	ColumnSet *retyped = action_columns(relid, stmt, AT_AlterColumnType);
-	ColumnSet *dropped = dropped_columns(relid, stmt, twins);
+	ColumnSet *retyped = action_columns(relid, stmt, AT_AlterColumnType, NIL);
+	ColumnSet *dropped = action_columns(relid, stmt, AT_DropColumn, twins);
 
 	refuse_dependents(
 		"SELECT pg_describe_object(classid, objid, objsubid)"
@@ -312,7 +290,7 @@ refit_dependents_locks(Oid relid, const AlterTableStmt *stmt)
 	ListCell *lc;
 
 	SPI_connect();
-	query_columns(query, action_columns(relid, stmt, AT_AlterColumnType));
+	query_columns(query, action_columns(relid, stmt, AT_AlterColumnType, NIL));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple row = SPI_tuptable->vals[i];
@@ -372,7 +350,7 @@ refit_dependents_detach_views(Oid relid, const AlterTableStmt *stmt)
 				  " FROM v JOIN pg_catalog.pg_rewrite r ON r.ev_class = v.oid"
 				  "  AND r.rulename = '_RETURN'"
 				  " GROUP BY v.oid, r.oid ORDER BY max(v.depth), v.oid",
-				  action_columns(relid, stmt, AT_AlterColumnType));
+				  action_columns(relid, stmt, AT_AlterColumnType, NIL));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple row = SPI_tuptable->vals[i];
@@ -495,7 +473,7 @@ void
 refit_dependents_suspend_foreign_keys(const RefitMigration *m,
 									  const AlterTableStmt *stmt)
 {
-	ColumnSet *set = action_columns(m->relid, stmt, AT_AlterColumnType);
+	ColumnSet *set = action_columns(m->relid, stmt, AT_AlterColumnType, NIL);
 	Oid types[4] = {OIDARRAYOID, OIDARRAYOID, INT4ARRAYOID, INT8OID};
 	Datum values[4];
 
@@ -609,7 +587,7 @@ refit_dependents_adjust_sequences(Oid relid, Oid twin,
 		" AND pg_sequence_last_value(x.twin) IS NOT NULL";
 	Oid types[2] = {OIDOID, OIDOID};
 	Datum values[2] = {ObjectIdGetDatum(relid), ObjectIdGetDatum(twin)};
-	ColumnSet *set = action_columns(relid, stmt, AT_AlterColumnType);
+	ColumnSet *set = action_columns(relid, stmt, AT_AlterColumnType, NIL);
 	Oid column_types[3] = {OIDARRAYOID, OIDARRAYOID, INT4ARRAYOID};
 	Datum columns[3] = {set->tables, set->relids, set->attnums};
 

@@ -147,6 +147,19 @@ copy_constraint_origins(Oid source, Oid twin)
 	CommandCounterIncrement();
 }
 
+/* Which of its constraints hold for all rows. */
+static char *
+valid_constraints(Oid twin)
+{
+	Oid types[1] = {OIDOID};
+	Datum values[1] = {ObjectIdGetDatum(twin)};
+
+	return refit_sql_text(
+		"SELECT coalesce(string_agg(oid::text, ' ' ORDER BY oid), '')"
+		" FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND convalidated",
+		1, types, values);
+}
+
 /* What a twin looks like, as far as its rows could tell. */
 static char *
 look_of(Oid twin)
@@ -158,7 +171,8 @@ look_of(Oid twin)
 		elog(ERROR, "cache lookup failed for relation %u", twin);
 	filenode = ((Form_pg_class) GETSTRUCT(tuple))->relfilenode;
 	ReleaseSysCache(tuple);
-	return psprintf("%s %u", refit_shape_fingerprint(twin), filenode);
+	return psprintf("%s %u %s", refit_shape_fingerprint(twin), filenode,
+					valid_constraints(twin));
 }
 
 /* Makes the twins what their tables are to each other. */

@@ -107,7 +107,6 @@ our @KINDS = (
 		final => 'completed',
 		changed => "SELECT lab.is_everywhere('id', 'bigint')",
 		held => 'copy.chunk',
-		short => ['kill'],
 	},
 	{
 		name => 'inheritance tree, validate',
