@@ -266,5 +266,22 @@ is($node->safe_psql('postgres',
 stop_writer($writer);
 check_equal($node, 'postgres', 'orders');
 
+# The children leave and the table at the top is dropped: they are let go, too.
+$id = submit($node, 'postgres', 'orders',
+	actions => 'ALTER COLUMN v TYPE text',
+	arguments => "cutover => 'manual'");
+wait_state($node, 'postgres', $id, 'ready');
+$node->safe_psql('postgres', <<'SQL');
+BEGIN;
+DROP VIEW orders_view;
+ALTER TABLE orders_a NO INHERIT orders;
+ALTER TABLE orders_b NO INHERIT orders;
+DROP TABLE orders;
+COMMIT;
+SQL
+wait_for($node, 'postgres', 'it has failed',
+	"SELECT state = 'failed' FROM refit.migration WHERE id = $id");
+check_clean($node, 'postgres', $_) foreach qw(orders_a orders_b orders_ab);
+
 $node->stop;
 done_testing();
