@@ -310,7 +310,14 @@ CREATE FUNCTION refit._overlap(a oid, b oid)
 RETURNS boolean LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 RETURN a = b OR a IN (SELECT relid FROM pg_partition_ancestors(b))
-	OR b IN (SELECT relid FROM pg_partition_ancestors(a));
+	OR b IN (SELECT relid FROM pg_partition_ancestors(a))
+	-- plain tables that have a table below them in common
+	OR EXISTS (WITH RECURSIVE below(top, relid) AS (
+			SELECT oid, oid FROM pg_class WHERE oid IN (a, b) AND relkind = 'r'
+				AND EXISTS (SELECT FROM pg_class
+					WHERE oid IN (a, b) AND relkind = 'r' AND relhassubclass)
+			UNION SELECT top, inhrelid FROM below JOIN pg_inherits ON inhparent = relid)
+		SELECT FROM below x JOIN below y USING (relid) WHERE x.top < y.top);
 
 -- Logical decoding passes over relations that have relrewrite set.  A subscriber
 -- must never get these rows: they speak of oids and files of this server.

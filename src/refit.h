@@ -60,7 +60,7 @@ typedef struct RefitBaseline
 typedef struct RefitRewrite
 {
 	bool exists;
-	int number;					/* of the leaf, from 1; 0: partitioned */
+	int number;					/* of the leaf, from 1; 0: no leaf */
 	Oid twin;					/* table of the new definition */
 	Oid blank;					/* table of the old one; see revert.h */
 	Oid target;					/* which of the two is kept in step */

@@ -24,6 +24,7 @@
 #include "job/submission.h"
 #include "rows/batch.h"
 #include "rows/mirror_rule.h"
+#include "table/inherit.h"
 #include "table/plan.h"
 #include "util/sqlutil.h"
 
@@ -70,6 +71,19 @@ write_definition(const RefitMirrorRequest *request)
 	return json.data;
 }
 
+/* Refuses a table whose children would not have the trigger. */
+static void
+check_relatives(Oid relid)
+{
+	if (refit_inherit_has_relatives(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("\"%s\" is part of an inheritance tree",
+						get_rel_name(relid)),
+				 errdetail("Triggers are not inherited, so its columns cannot "
+						   "be mirrored.")));
+}
+
 /* Checks the request as the owner; its backfill is made from the result. */
 static void
 plan_mirror(RefitSubmission *s, const RefitMirrorRequest *request)
@@ -105,6 +119,7 @@ refit_mirror_column(PG_FUNCTION_ARGS)
 	s.name = refit_name_arg(fcinfo, 5);
 	s.options = refit_options_check(fcinfo, 6);
 	refit_plan_check_table(s.relid, true);
+	check_relatives(s.relid);
 	s.definition = write_definition(&request);
 	if ((id = refit_migration_find(&s)) != 0)
 		PG_RETURN_INT64(id);

@@ -107,9 +107,9 @@ try_definition(void *arg)
 
 	refit_rights_begin(&save, owner, true);
 	schema = refit_twin_create_schema(-MyProcPid, owner);
-	twin =
-		((RefitTwin *) linitial(refit_tree_create_twins(trial->relid, schema)))
-			->twin;
+	twin = ((RefitTwin *) linitial(
+				refit_tree_create_twins(trial->relid, schema, NULL)))
+			   ->twin;
 	guc_level = NewGUCNestLevel();
 	refit_set_local("search_path", trial->search_path);
 	stmt = refit_definition_for(trial->definition, twin, trial->search_path);

@@ -39,7 +39,7 @@
 static List *
 locks_for(Oid relid, Oid index)
 {
-	List *locks = refit_tree_locks(relid);
+	List *locks = refit_tree_locks(relid, NULL);
 	ListCell *lc;
 
 	foreach(lc, find_all_inheritors(index, NoLock, NULL))

@@ -310,7 +310,7 @@ refit_catalog_leaves(const RefitMigration *m)
 	return load_rewrites(m->id, 1, PG_INT32_MAX);
 }
 
-/* The partitioned tables above them. */
+/* Members of the tree that need no rewrite: partitioned ones, for example. */
 List *
 refit_catalog_parents(const RefitMigration *m)
 {

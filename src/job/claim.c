@@ -186,7 +186,7 @@ refit_migration_start(RefitMigration *m)
 		return false;
 	if (strcmp(m->state, "queued") == 0)
 	{
-		lock_queue(refit_tree_root(m->relid));
+		lock_queue(refit_tree_queue(m->relid));
 		if (refit_must_wait_in_queue(m))
 			return false;
 		refit_set_state(m, "running");

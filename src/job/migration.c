@@ -493,9 +493,9 @@ static void
 name_leaf(RefitMigration *m, const RefitPhase *phase)
 {
 	if (phase->per_leaf && m->nleaves > 1 && strcmp(m->state, "running") == 0)
-		m->progress.message =
-			psprintf("partition %d of %d: %s", m->rewrite.number, m->nleaves,
-					 refit_qualified_name(m->leaf));
+		m->progress.message = psprintf(
+			"%s %d of %d: %s", refit_tree_word(m->relid), m->rewrite.number,
+			m->nleaves, refit_qualified_name(m->leaf));
 }
 
 /*

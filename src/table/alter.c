@@ -199,10 +199,16 @@ add_constraints(RefitMigration *m, const AlterTableStmt *constraints)
 static bool
 lock_table(RefitMigration *m, const AlterTableStmt *stmt)
 {
+	AlterTableStmt *actions = refit_actions_of(m);
 	List *locks = refit_dependents_locks(m->relid, stmt);
+	List *reach = refit_tree_reach(m->relid, actions);
 
-	locks = list_concat(locks, refit_tree_locks(m->relid));
-	return refit_polite_lock_try(m, locks);
+	locks = list_concat(locks, refit_tree_locks(m->relid, actions));
+	if (!refit_polite_lock_try(m, locks))
+		return false;
+	/* one that has just come ALTER TABLE would lock itself, and wait for it */
+	return list_difference_oid(refit_tree_reach(m->relid, actions), reach) ==
+		   NIL;
 }
 
 /* Phase alter: one try. */

@@ -31,6 +31,7 @@
 #include "table/actions.h"
 #include "table/build.h"
 #include "table/capture.h"
+#include "table/inherit.h"
 #include "table/plan.h"
 #include "table/revert.h"
 #include "table/shape.h"
@@ -124,13 +125,14 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 	AlterTableStmt *stmt = refit_actions_of(m);
 	Oid schema =
 		refit_twin_create_schema(m->id, refit_relation_owner(m->relid));
-	List *twins = refit_tree_create_twins(m->relid, schema);
+	List *twins = refit_tree_create_twins(m->relid, schema, stmt);
 	ListCell *lc;
 
 	if (stmt != NULL)
 		refit_actions_run_private(refit_actions_for_twin(stmt, m->relid),
 								  ((RefitTwin *) linitial(twins))->twin,
 								  m->search_path);
+	refit_inherit_leave_untouched(twins);
 	m->nleaves = 0;
 	foreach(lc, twins)
 	{
@@ -243,8 +245,9 @@ count_index(RefitMigration *m, int nindexes)
 	p->message = psprintf("built index " INT64_FORMAT " of " INT64_FORMAT,
 						  p->cursor, p->cursor_end);
 	if (m->nleaves > 1)
-		p->message = psprintf("%s of partition %d of %d", p->message,
-							  m->rewrite.number, m->nleaves);
+		p->message =
+			psprintf("%s of %s %d of %d", p->message, refit_tree_word(m->relid),
+					 m->rewrite.number, m->nleaves);
 	p->pending = refit_capture_pending(m);
 }
 
@@ -313,12 +316,18 @@ analyze(Oid relid)
 
 /*
  * Gathers statistics on the twin, so that no plan regresses at cutover; of a
- * tree, on all its tables in one go, which is how ANALYZE takes it.
+ * partition tree, on all its tables in one go, which is how ANALYZE takes it.
  */
 RefitOutcome
 refit_build_analyze(RefitMigration *m, RefitBudget *budget)
 {
-	analyze(refit_catalog_root_twin(m));
+	ListCell *lc;
+
+	if (get_rel_relkind(m->relid) == RELKIND_PARTITIONED_TABLE)
+		analyze(refit_catalog_root_twin(m));
+	else
+		foreach(lc, refit_catalog_leaves(m))
+			analyze(((RefitLeaf *) lfirst(lc))->rewrite.twin);
 	m->progress.pending = refit_capture_pending(m);
 	REFIT_FAULT("analyze.done");
 	return REFIT_NEXT;
@@ -329,11 +338,17 @@ RefitOutcome
 refit_build_settle(RefitMigration *m, RefitBudget *budget)
 {
 	Oid types[1] = {OIDARRAYOID};
-	Datum values[1] = {refit_tree_members_array(m->relid)};
+	Datum values[1] = {refit_tree_reach_array(m->relid, refit_actions_of(m))};
+	List *tables = refit_sql_list("SELECT DISTINCT stxrelid::int8"
+								  " FROM pg_catalog.pg_statistic_ext"
+								  " WHERE stxrelid = ANY ($1) ORDER BY 1",
+								  1, types, values);
+	ListCell *lc;
 
-	if (refit_sql_text("SELECT 1 FROM pg_catalog.pg_statistic_ext"
-					   " WHERE stxrelid = ANY ($1) LIMIT 1",
-					   1, types, values) != NULL)
+	if (get_rel_relkind(m->relid) != RELKIND_PARTITIONED_TABLE)
+		foreach(lc, tables)
+			analyze(strtoul(lfirst(lc), NULL, 10));
+	else if (tables != NIL)
 		analyze(m->relid);
 	REFIT_FAULT("settle.analyzed");
 	return REFIT_NEXT;
@@ -423,7 +438,7 @@ refit_build_cleanup(RefitMigration *m, RefitBudget *budget)
 	if (captured)
 		locks = list_make1(refit_polite_lock_on(m->leaf, AccessExclusiveLock));
 	else if (drop != NULL)
-		locks = refit_tree_locks(m->relid);
+		locks = refit_tree_locks(m->relid, refit_actions_of(m));
 	if (locks != NIL && !refit_polite_lock_try(m, locks))
 	{
 		budget->pause_ms = refit_polite_lock_backoff(m);

@@ -41,6 +41,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/heap.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
@@ -217,7 +218,8 @@ swap_with_blank(RefitMigration *m)
 static void
 alter_empty_table(RefitMigration *m, const AlterTableStmt *stmt)
 {
-	RefitForeignKeys *foreign_keys = refit_dependents_foreign_keys(m->relid);
+	RefitForeignKeys *foreign_keys =
+		refit_dependents_foreign_keys(m->relid, stmt);
 	List *views = refit_dependents_detach_views(m->relid, stmt);
 
 	refit_dependents_suspend_foreign_keys(m, stmt);
@@ -227,9 +229,19 @@ alter_empty_table(RefitMigration *m, const AlterTableStmt *stmt)
 	REFIT_FAULT("cutover.altered");
 	refit_dependents_adjust_sequences(m->relid, refit_catalog_root_twin(m),
 									  stmt);
-	refit_dependents_owe_new_foreign_keys(m, foreign_keys);
+	refit_dependents_owe_new_foreign_keys(m, stmt, foreign_keys);
 	refit_dependents_attach_views(views);
 	end_lap("attach");
+}
+
+/*
+ * Has all that inherits from the leaf a twin with its rows?  Only then do the
+ * statistics that the twin has on its children speak of those of the table.
+ */
+static bool
+is_whole(const RefitMigration *m)
+{
+	return has_subclass(m->rewrite.twin) && refit_catalog_parents(m) == NIL;
 }
 
 /* Step 5: puts the twin's storage in place, with what is known about it. */
@@ -245,9 +257,10 @@ swap_with_twin(RefitMigration *m)
 	refit_swap_pair_indexes(m->leaf, m->rewrite.twin, &table_indexes,
 							&twin_indexes);
 	refit_swap_storage(m->leaf, m->rewrite.twin, table_indexes, twin_indexes);
-	refit_swap_copy_statistics(m->rewrite.twin, m->leaf);
+	refit_swap_copy_statistics(m->rewrite.twin, m->leaf, is_whole(m));
 	forboth(lc_table, table_indexes, lc_twin, twin_indexes)
-		refit_swap_copy_statistics(lfirst_oid(lc_twin), lfirst_oid(lc_table));
+		refit_swap_copy_statistics(lfirst_oid(lc_twin), lfirst_oid(lc_table),
+								   true);
 }
 
 /*
@@ -301,7 +314,7 @@ lock_everything(RefitMigration *m, const AlterTableStmt *stmt, List *leaves)
 
 	if (!are_work_tables_free(m, leaves))
 		return false;
-	locks = list_concat(locks, refit_tree_locks(m->relid));
+	locks = list_concat(locks, refit_tree_locks(m->relid, stmt));
 	foreach(lc, leaves)
 	{
 		RefitRewrite *r = &((RefitLeaf *) lfirst(lc))->rewrite;
@@ -327,7 +340,7 @@ warm_up(const RefitMigration *m)
 	(void) refit_dependents_detach_views(InvalidOid, NULL);
 	refit_dependents_suspend_foreign_keys(&nothing, NULL);
 	refit_dependents_owe_new_foreign_keys(
-		&nothing, refit_dependents_foreign_keys(InvalidOid));
+		&nothing, NULL, refit_dependents_foreign_keys(InvalidOid, NULL));
 	refit_dependents_adjust_sequences(InvalidOid, InvalidOid, NULL);
 	if (m->rewrite.reversed)
 		refit_inverse_warm_up(&nothing);
@@ -449,7 +462,9 @@ copy_parents_statistics(const RefitMigration *m)
 	{
 		RefitLeaf *parent = lfirst(lc);
 
-		refit_swap_copy_statistics(parent->rewrite.twin, parent->relid);
+		if (get_rel_relkind(parent->relid) == RELKIND_PARTITIONED_TABLE)
+			refit_swap_copy_statistics(parent->rewrite.twin, parent->relid,
+									   true);
 	}
 }
 
@@ -460,7 +475,7 @@ empty_leaf(RefitMigration *m, const AlterTableStmt *stmt)
 	apply_last(m);
 	if (stmt == NULL)
 		return;
-	refit_swap_copy_statistics(m->leaf, m->rewrite.blank);
+	refit_swap_copy_statistics(m->leaf, m->rewrite.blank, true);
 	swap_with_blank(m);
 	end_lap("empty");
 }

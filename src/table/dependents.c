@@ -35,7 +35,7 @@
 #include "util/sqlutil.h"
 
 /*
- * The queries here have these parameters: $1, the table and its partitions;
+ * The queries here have these parameters: $1, the table and those below it;
  * $2 and $3, columns of theirs, as two arrays of the same length.
  */
 #define COLUMNS "unnest($2, $3) AS u(relid, attnum)"
@@ -63,7 +63,7 @@
 	" JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid"                    \
 	"  AND r.ev_class <> v.oid) "
 
-/* A table with its partitions, and columns of all of them. */
+/* A table with those below it, and columns of all of them. */
 typedef struct ColumnSet
 {
 	Datum tables;
@@ -71,13 +71,29 @@ typedef struct ColumnSet
 	Datum attnums;
 } ColumnSet;
 
-/* The columns that actions of one kind name, by number in each table. */
+/* Have the actions, run on the twins, left a table its column? */
+static bool
+has_kept(const List *twins, Oid relid, AttrNumber attnum, const char *name)
+{
+	ListCell *lc;
+
+	foreach(lc, twins)
+		if (((RefitTwin *) lfirst(lc))->source == relid)
+			return get_attnum(((RefitTwin *) lfirst(lc))->twin, name) == attnum;
+	return false;
+}
+
+/*
+ * The columns that actions of one kind name, by number in each table.  twins: only
+ * those that are lost and without CASCADE; a column that a table has not only from
+ * above stays.
+ */
 static ColumnSet *
 action_columns(Oid relid, const AlterTableStmt *stmt, AlterTableType type,
-			   bool restrict_only)
+			   const List *twins)
 {
 	ColumnSet *set = palloc(sizeof(ColumnSet));
-	List *tables = refit_tree_members(relid);
+	List *tables = refit_tree_reach(relid, stmt);
 	int most = list_length(tables) * (stmt ? list_length(stmt->cmds) : 0);
 	Datum *relids = palloc(sizeof(Datum) * Max(1, most));
 	Datum *attnums = palloc(sizeof(Datum) * Max(1, most));
@@ -89,18 +105,20 @@ action_columns(Oid relid, const AlterTableStmt *stmt, AlterTableType type,
 		foreach(lc, stmt != NULL ? stmt->cmds : NIL)
 		{
 			AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+			Oid table = lfirst_oid(lc_table);
 			AttrNumber attnum;
 
 			if (cmd->subtype != type ||
-				(restrict_only && cmd->behavior == DROP_CASCADE))
+				(twins != NIL && cmd->behavior == DROP_CASCADE))
 				continue;
-			attnum = get_attnum(lfirst_oid(lc_table), cmd->name);
-			if (attnum == InvalidAttrNumber)
+			attnum = get_attnum(table, cmd->name);
+			if (attnum == InvalidAttrNumber ||
+				has_kept(twins, table, attnum, cmd->name))
 				continue;
-			relids[n] = ObjectIdGetDatum(lfirst_oid(lc_table));
+			relids[n] = ObjectIdGetDatum(table);
 			attnums[n++] = Int32GetDatum(attnum);
 		}
-	set->tables = refit_tree_members_array(relid);
+	set->tables = refit_tree_reach_array(relid, stmt);
 	set->relids = PointerGetDatum(
 		construct_array(relids, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
 	set->attnums = PointerGetDatum(construct_array(
@@ -178,10 +196,10 @@ check_dropped_constraints(Oid relid, const AlterTableStmt *stmt)
 
 /* Is anything in the way of the actions? */
 void
-refit_dependents_check(Oid relid, const AlterTableStmt *stmt)
+refit_dependents_check(Oid relid, const AlterTableStmt *stmt, const List *twins)
 {
-	ColumnSet *retyped = action_columns(relid, stmt, AT_AlterColumnType, false);
-	ColumnSet *dropped = action_columns(relid, stmt, AT_DropColumn, true);
+	ColumnSet *retyped = action_columns(relid, stmt, AT_AlterColumnType, NIL);
+	ColumnSet *dropped = action_columns(relid, stmt, AT_DropColumn, twins);
 
 	refuse_dependents(
 		"SELECT pg_describe_object(classid, objid, objsubid)"
@@ -272,8 +290,7 @@ refit_dependents_locks(Oid relid, const AlterTableStmt *stmt)
 	ListCell *lc;
 
 	SPI_connect();
-	query_columns(query,
-				  action_columns(relid, stmt, AT_AlterColumnType, false));
+	query_columns(query, action_columns(relid, stmt, AT_AlterColumnType, NIL));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple row = SPI_tuptable->vals[i];
@@ -324,7 +341,7 @@ List *
 refit_dependents_detach_views(Oid relid, const AlterTableStmt *stmt)
 {
 	MemoryContext context = CurrentMemoryContext;
-	List *tables = refit_tree_members(relid);
+	List *tables = refit_tree_reach(relid, stmt);
 	List *views = NIL;
 
 	SPI_connect();
@@ -333,7 +350,7 @@ refit_dependents_detach_views(Oid relid, const AlterTableStmt *stmt)
 				  " FROM v JOIN pg_catalog.pg_rewrite r ON r.ev_class = v.oid"
 				  "  AND r.rulename = '_RETURN'"
 				  " GROUP BY v.oid, r.oid ORDER BY max(v.depth), v.oid",
-				  action_columns(relid, stmt, AT_AlterColumnType, false));
+				  action_columns(relid, stmt, AT_AlterColumnType, NIL));
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple row = SPI_tuptable->vals[i];
@@ -456,7 +473,7 @@ void
 refit_dependents_suspend_foreign_keys(const RefitMigration *m,
 									  const AlterTableStmt *stmt)
 {
-	ColumnSet *set = action_columns(m->relid, stmt, AT_AlterColumnType, false);
+	ColumnSet *set = action_columns(m->relid, stmt, AT_AlterColumnType, NIL);
 	Oid types[4] = {OIDARRAYOID, OIDARRAYOID, INT4ARRAYOID, INT8OID};
 	Datum values[4];
 
@@ -484,13 +501,13 @@ refit_dependents_suspend_foreign_keys(const RefitMigration *m,
 	CommandCounterIncrement();
 }
 
-/* What foreign keys the table and its partitions have. */
+/* What foreign keys the tables have that the actions reach. */
 RefitForeignKeys *
-refit_dependents_foreign_keys(Oid relid)
+refit_dependents_foreign_keys(Oid relid, const AlterTableStmt *stmt)
 {
 	RefitForeignKeys *keys = palloc(sizeof(RefitForeignKeys));
 	Oid types[2] = {OIDARRAYOID, OIDOID};
-	Datum values[2] = {refit_tree_members_array(relid),
+	Datum values[2] = {refit_tree_reach_array(relid, stmt),
 					   ObjectIdGetDatum(relid)};
 
 	keys->oids = refit_sql_text("SELECT coalesce(array_agg(oid), '{}')::text"
@@ -514,12 +531,13 @@ refit_dependents_foreign_keys(Oid relid)
  */
 void
 refit_dependents_owe_new_foreign_keys(const RefitMigration *m,
+									  const AlterTableStmt *stmt,
 									  const RefitForeignKeys *known)
 {
 	Oid types[5] = {OIDARRAYOID, INT8OID, OIDOID, TEXTOID, TEXTOID};
 	Datum values[5];
 
-	values[0] = refit_tree_members_array(m->relid);
+	values[0] = refit_tree_reach_array(m->relid, stmt);
 	values[1] = Int64GetDatum(m->id);
 	values[2] = ObjectIdGetDatum(m->relid);
 	values[3] = CStringGetTextDatum(known->oids);
@@ -569,7 +587,7 @@ refit_dependents_adjust_sequences(Oid relid, Oid twin,
 		" AND pg_sequence_last_value(x.twin) IS NOT NULL";
 	Oid types[2] = {OIDOID, OIDOID};
 	Datum values[2] = {ObjectIdGetDatum(relid), ObjectIdGetDatum(twin)};
-	ColumnSet *set = action_columns(relid, stmt, AT_AlterColumnType, false);
+	ColumnSet *set = action_columns(relid, stmt, AT_AlterColumnType, NIL);
 	Oid column_types[3] = {OIDARRAYOID, OIDARRAYOID, INT4ARRAYOID};
 	Datum columns[3] = {set->tables, set->relids, set->attnums};
 

@@ -41,8 +41,12 @@ typedef struct RefitForeignKeys
 	char *names;
 } RefitForeignKeys;
 
-/* An ERROR when something depends on the columns that cannot be carried. */
-extern void refit_dependents_check(Oid relid, const AlterTableStmt *stmt);
+/*
+ * An ERROR when something depends on the columns that cannot be carried.  twins:
+ * of RefitTwin, on which the actions have run.
+ */
+extern void refit_dependents_check(Oid relid, const AlterTableStmt *stmt,
+								   const List *twins);
 /* Relations to lock beside the table, for the cutover: list of RefitLock. */
 extern List *refit_dependents_locks(Oid relid, const AlterTableStmt *stmt);
 
@@ -55,11 +59,13 @@ extern void refit_dependents_attach_views(List *views);
 /* Before the ALTER: foreign keys on retyped columns become NOT VALID. */
 extern void refit_dependents_suspend_foreign_keys(const RefitMigration *m,
 												  const AlterTableStmt *stmt);
-/* What foreign keys the table and its partitions have. */
-extern RefitForeignKeys *refit_dependents_foreign_keys(Oid relid);
+/* What foreign keys the tables have that the actions reach. */
+extern RefitForeignKeys *
+refit_dependents_foreign_keys(Oid relid, const AlterTableStmt *stmt);
 /* After the ALTER: foreign keys that are not among them become NOT VALID. */
 extern void refit_dependents_owe_new_foreign_keys(
-	const RefitMigration *m, const RefitForeignKeys *known);
+	const RefitMigration *m, const AlterTableStmt *stmt,
+	const RefitForeignKeys *known);
 
 /*
  * Owned integer sequences get the type of their column where it has grown; and

@@ -32,6 +32,7 @@
 #include "ddl/fate.h"
 #include "table/actions.h"
 #include "table/dependents.h"
+#include "table/inherit.h"
 #include "table/inverse.h"
 #include "table/plan.h"
 #include "table/shape.h"
@@ -154,15 +155,6 @@ check_relatives(Relation rel, bool alters)
 				 errdetail("Its definition is that of the partitioned table."),
 				 errhint("Alter %s, and with it all its partitions.",
 						 refit_qualified_name(refit_tree_root(relid)))));
-	if (rel->rd_rel->relkind == RELKIND_RELATION &&
-		!rel->rd_rel->relispartition &&
-		(has_superclass(relid) || has_subclass(relid)))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("\"%s\" is part of an inheritance tree", name),
-				 errdetail("Of tables with children, only partitioned ones are "
-						   "supported."),
-				 errhint("Use a plain ALTER TABLE.")));
 	if (OidIsValid(rel->rd_rel->reloftype))
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						errmsg("\"%s\" is a typed table", name),
@@ -233,6 +225,56 @@ check_partitions(Relation root)
 			continue;
 		check_partition(rel, root);
 		check_indexes(rel);
+		relation_close(rel, NoLock);
+	}
+}
+
+/* Refuses actions for one of the tables that inherit. */
+static void
+refuse_child(Relation rel, const char *what, const char *hint)
+{
+	ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					errmsg("child table \"%s\" %s",
+						   RelationGetRelationName(rel), what),
+					errdetail("The actions reach all tables that inherit."),
+					errhint("%s", hint)));
+}
+
+/* Refuses a table that inherits and cannot be worked. */
+static void
+check_child(Relation rel, Oid owner)
+{
+	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+		refuse_child(
+			rel, "is a foreign table",
+			"Use ALTER FOREIGN TABLE ... NO INHERIT first, and INHERIT "
+			"again afterwards.");
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		refuse_child(rel, "is a temporary table", "Drop it first.");
+	if (rel->rd_rel->relowner != owner)
+		refuse_child(rel, "has another owner than its parent",
+					 "Use ALTER TABLE ... OWNER TO first.");
+	check_kind(rel);
+	check_indexes(rel);
+}
+
+/* Looks at the tables that inherit and that the actions reach. */
+static void
+check_children(const RefitPlanRequest *request)
+{
+	ListCell *lc;
+
+	if (get_rel_relkind(request->relid) != RELKIND_RELATION)
+		return;
+	foreach(lc, refit_tree_reach(request->relid, request->stmt))
+	{
+		Relation rel = lfirst_oid(lc) != request->relid
+						   ? try_relation_open(lfirst_oid(lc), AccessShareLock)
+						   : NULL;
+
+		if (rel == NULL)
+			continue;
+		check_child(rel, refit_relation_owner(request->relid));
 		relation_close(rel, NoLock);
 	}
 }
@@ -595,6 +637,9 @@ judge_revert(Trial *trial)
 			 RELKIND_PARTITIONED_TABLE)
 		plan->irreversible =
 			pstrdup("the old rows of a partition tree are not kept");
+	else if (refit_inherit_has_relatives(trial->request->relid))
+		plan->irreversible =
+			pstrdup("the old rows of an inheritance tree are not kept");
 	if (plan->irreversible != NULL)
 		return;
 	edata = refit_attempt(try_inverse, trial, true);
@@ -620,7 +665,8 @@ try_actions(Trial *trial)
 		refit_actions_for_twin(request->stmt, request->relid),
 		((RefitTwin *) linitial(trial->twins))->twin, request->search_path);
 	choose_strategy(trial->plan, request->stmt, trial->twins, before);
-	refit_dependents_check(request->relid, request->stmt);
+	refit_dependents_check(request->relid, request->stmt, trial->twins);
+	refit_inherit_leave_untouched(trial->twins);
 }
 
 /*
@@ -684,9 +730,8 @@ try_plan(Trial *trial)
 										  refit_relation_owner(request->relid));
 	ListCell *lc;
 
-	trial->twins = refit_tree_create_twins(request->relid, schema);
-	foreach(lc, trial->twins)
-		plan->nleaves += ((RefitTwin *) lfirst(lc))->is_leaf;
+	trial->twins =
+		refit_tree_create_twins(request->relid, schema, request->stmt);
 	plan->strategy = "rewrite";
 	plan->reason = "every row is written anew";
 	if (request->stmt != NULL)
@@ -694,7 +739,9 @@ try_plan(Trial *trial)
 		try_actions(trial);
 		check_partitioned_foreign_key(request->relid, request->stmt, plan);
 	}
-	else if (plan->nleaves == 0)
+	foreach(lc, trial->twins)
+		plan->nleaves += ((RefitTwin *) lfirst(lc))->is_leaf;
+	if (request->stmt == NULL && plan->nleaves == 0)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("%s has no partitions",
 							   refit_qualified_name(request->relid)),
@@ -753,6 +800,7 @@ refit_plan_make(const RefitPlanRequest *request)
 	Trial trial = {.request = request};
 	ErrorData *edata;
 
+	check_children(request);
 	trial.plan = palloc0(sizeof(RefitPlan));
 	edata = refit_attempt(try_as_owner, &trial, false);
 	if (edata != NULL)

@@ -115,7 +115,8 @@ refit_revert_open_window(RefitMigration *m, int nkeys,
 void
 refit_revert_put_back(RefitMigration *m, const AlterTableStmt *stmt)
 {
-	RefitForeignKeys *foreign_keys = refit_dependents_foreign_keys(m->relid);
+	RefitForeignKeys *foreign_keys =
+		refit_dependents_foreign_keys(m->relid, stmt);
 	List *views = refit_dependents_detach_views(m->relid, stmt);
 	Oid blank = m->rewrite.blank;
 	Oid twin = m->rewrite.twin;
@@ -129,13 +130,13 @@ refit_revert_put_back(RefitMigration *m, const AlterTableStmt *stmt)
 	refit_dependents_suspend_foreign_keys(m, stmt);
 	refit_inverse_run(m);
 	REFIT_FAULT("revert.altered");
-	refit_dependents_owe_new_foreign_keys(m, foreign_keys);
+	refit_dependents_owe_new_foreign_keys(m, stmt, foreign_keys);
 	refit_dependents_attach_views(views);
 
 	refit_swap_check_layout(m->relid, blank, true);
 	refit_swap_pair_alike(m->relid, blank, &table_indexes, &work_indexes);
 	refit_swap_storage(m->relid, blank, table_indexes, work_indexes);
-	refit_swap_copy_statistics(blank, m->relid);
+	refit_swap_copy_statistics(blank, m->relid, true);
 	m->rewrite.reversed = false;
 	m->rewrite.target = twin;
 	refit_catalog_save_rewrite(m);

@@ -25,7 +25,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
-#include "catalog/heap.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_statistic.h"
 #include "commands/tablecmds.h"
@@ -439,29 +438,51 @@ refit_swap_pair_alike(Oid table, Oid work, List **table_indexes,
 	}
 }
 
-/* Carries the planner's statistics of one relation over to another. */
-void
-refit_swap_copy_statistics(Oid from, Oid to)
+/* Copies one row of pg_statistic for another relation. */
+static void
+copy_statistic(Relation pg_statistic, HeapTuple tuple, Oid to)
+{
+	HeapTuple copy = heap_copytuple(tuple);
+
+	((Form_pg_statistic) GETSTRUCT(copy))->starelid = to;
+	CatalogTupleInsert(pg_statistic, copy);
+	heap_freetuple(copy);
+}
+
+/*
+ * Goes over the statistics of a relation, those on what inherits from it too if
+ * so wished.  to: copies them for that one; InvalidOid: deletes them.
+ */
+static void
+walk_statistics(Oid relid, bool inherited, Oid to)
 {
 	Relation pg_statistic = table_open(StatisticRelationId, RowExclusiveLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple tuple;
 
-	RemoveStatistics(to, 0);
 	ScanKeyInit(&key, Anum_pg_statistic_starelid, BTEqualStrategyNumber,
-				F_OIDEQ, ObjectIdGetDatum(from));
+				F_OIDEQ, ObjectIdGetDatum(relid));
 	scan = systable_beginscan(pg_statistic, StatisticRelidAttnumInhIndexId,
 							  true, NULL, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		HeapTuple copy = heap_copytuple(tuple);
-
-		((Form_pg_statistic) GETSTRUCT(copy))->starelid = to;
-		CatalogTupleInsert(pg_statistic, copy);
-		heap_freetuple(copy);
+		if (((Form_pg_statistic) GETSTRUCT(tuple))->stainherit && !inherited)
+			continue;
+		if (OidIsValid(to))
+			copy_statistic(pg_statistic, tuple, to);
+		else
+			CatalogTupleDelete(pg_statistic, &tuple->t_self);
 	}
 	systable_endscan(scan);
 	table_close(pg_statistic, RowExclusiveLock);
 	CommandCounterIncrement();
+}
+
+/* Carries the planner's statistics of one relation over to another. */
+void
+refit_swap_copy_statistics(Oid from, Oid to, bool inherited)
+{
+	walk_statistics(to, inherited, InvalidOid);
+	walk_statistics(from, inherited, to);
 }

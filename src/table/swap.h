@@ -40,7 +40,10 @@ extern void refit_swap_pair_indexes(Oid table, Oid twin, List **table_indexes,
 extern void refit_swap_pair_alike(Oid table, Oid work, List **table_indexes,
 								  List **work_indexes);
 
-/* Carries the planner's statistics of one relation over to another. */
-extern void refit_swap_copy_statistics(Oid from, Oid to);
+/*
+ * Carries the planner's statistics of one relation over to another; inherited:
+ * also those on the whole of it and its children.
+ */
+extern void refit_swap_copy_statistics(Oid from, Oid to, bool inherited);
 
 #endif /* REFIT_SWAP_H */

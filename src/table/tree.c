@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * tree.c
- *	  The tables of a partition tree, and the tree of their twins.  See tree.h.
+ *	  The tables of a tree, and the tree of their twins.  See tree.h.
  *
  * Partitions that are attached, detached, created or dropped while a migration
  * runs make it fail before the cutover.  To take a new one in would mean to run
- * the actions for it alone, which PostgreSQL does for no partition.
+ * the actions for it alone, which PostgreSQL does for no partition, nor for a
+ * table that inherits.
  *
  * If the process dies: the twins are made in one transaction.
  *
@@ -25,6 +26,7 @@
 
 #include "job/catalog.h"
 #include "table/actions.h"
+#include "table/inherit.h"
 #include "table/shape.h"
 #include "table/tree.h"
 #include "table/twin.h"
@@ -43,20 +45,46 @@ refit_tree_root(Oid relid)
 			   : relid;
 }
 
-/* The table and all that is below it. */
+/* The table and all below it that the actions reach. */
+List *
+refit_tree_reach(Oid relid, const AlterTableStmt *stmt)
+{
+	char kind = get_rel_relkind(relid);
+
+	if (kind == RELKIND_PARTITIONED_TABLE ||
+		(kind == RELKIND_RELATION && refit_inherit_recurses(stmt)))
+		return find_all_inheritors(relid, NoLock, NULL);
+	return OidIsValid(relid) ? list_make1_oid(relid) : NIL;
+}
+
+/* The table and its partitions. */
 List *
 refit_tree_members(Oid relid)
 {
-	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
-		return OidIsValid(relid) ? list_make1_oid(relid) : NIL;
-	return find_all_inheritors(relid, NoLock, NULL);
+	return refit_tree_reach(relid, NULL);
 }
 
-/* The members as an oid[]. */
-Datum
-refit_tree_members_array(Oid relid)
+/* What members of the tree are called. */
+const char *
+refit_tree_word(Oid relid)
 {
-	List *members = refit_tree_members(relid);
+	return get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ? "partition"
+															   : "table";
+}
+
+/* What tables that could overlap have in common. */
+Oid
+refit_tree_queue(Oid relid)
+{
+	return refit_inherit_has_relatives(relid) ? InheritsRelationId
+											  : refit_tree_root(relid);
+}
+
+/* What the actions reach as an oid[]. */
+Datum
+refit_tree_reach_array(Oid relid, const AlterTableStmt *stmt)
+{
+	List *members = refit_tree_reach(relid, stmt);
 	Datum *elements = palloc(sizeof(Datum) * (list_length(members) + 1));
 	ListCell *lc;
 
@@ -69,12 +97,12 @@ refit_tree_members_array(Oid relid)
 
 /* ACCESS EXCLUSIVE on all members. */
 List *
-refit_tree_locks(Oid relid)
+refit_tree_locks(Oid relid, const AlterTableStmt *stmt)
 {
 	List *locks = NIL;
 	ListCell *lc;
 
-	foreach(lc, refit_tree_members(relid))
+	foreach(lc, refit_tree_reach(relid, stmt))
 		locks = lappend(
 			locks, refit_polite_lock_on(lfirst_oid(lc), AccessExclusiveLock));
 	return locks;
@@ -127,6 +155,11 @@ create_twin(List *twins, Oid relid, Oid schema)
 	RefitTwin *result = palloc0(sizeof(RefitTwin));
 	Relation source = table_open(relid, AccessShareLock);
 
+	if (source->rd_rel->relkind == RELKIND_FOREIGN_TABLE) /* since the plan */
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("foreign table \"%s\" has become one of the "
+							   "tables to change",
+							   RelationGetRelationName(source))));
 	result->source = relid;
 	result->is_leaf = source->rd_rel->relkind != RELKIND_PARTITIONED_TABLE;
 	result->fingerprint = refit_shape_fingerprint(relid);
@@ -136,8 +169,9 @@ create_twin(List *twins, Oid relid, Oid schema)
 	{
 		result->twin =
 			refit_twin_create(source, schema, choose_name(source, schema));
-		attach_twin(relid, result->twin,
-					find_twin(twins, get_partition_parent(relid, false)));
+		if (source->rd_rel->relispartition)
+			attach_twin(relid, result->twin,
+						find_twin(twins, get_partition_parent(relid, false)));
 	}
 	table_close(source, NoLock);
 	return result;
@@ -145,27 +179,59 @@ create_twin(List *twins, Oid relid, Oid schema)
 
 /* Makes the twins. */
 List *
-refit_tree_create_twins(Oid relid, Oid schema)
+refit_tree_create_twins(Oid relid, Oid schema, const AlterTableStmt *stmt)
 {
 	List *twins = NIL;
 	ListCell *lc;
 
-	foreach(lc, refit_tree_members(relid))
+	foreach(lc, refit_tree_reach(relid, stmt))
 		twins = lappend(twins, create_twin(twins, lfirst_oid(lc), schema));
+	refit_inherit_link(twins);
 	return twins;
 }
 
-/* Have partitions come or gone? */
-void
-refit_tree_check(const RefitMigration *m)
+/* Refuses a tree that is not what the twins were made for. */
+static void
+refuse_change(const RefitMigration *m, const char *members, const char *change)
+{
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+		 errmsg("the %s of %s were changed while its migration was "
+				"running: %s",
+				members, refit_qualified_name(m->relid), change),
+		 errdetail("The table was not touched."),
+		 errhint("Start it again with refit.retry(" INT64_FORMAT ").", m->id)));
+}
+
+/* Have tables come or gone that inherit from this one? */
+static void
+check_inheritors(const RefitMigration *m)
 {
 	Oid types[2] = {INT8OID, OIDOID};
 	Datum values[2] = {Int64GetDatum(m->id), ObjectIdGetDatum(m->relid)};
-	char *change;
+	char *change = refit_sql_text(
+		"WITH RECURSIVE tree(relid) AS (SELECT $2 UNION SELECT i.inhrelid"
+		" FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.relid)"
+		" SELECT format(CASE WHEN r.relid IS NULL THEN 'table %s has come'"
+		" ELSE 'table %s has gone' END,"
+		" coalesce(r.relation, t.relid::regclass::text))"
+		" FROM tree t FULL JOIN (SELECT relid, relation FROM refit.rewrite"
+		"  WHERE id = $1) r USING (relid)"
+		" WHERE r.relid IS NULL OR t.relid IS NULL LIMIT 1",
+		2, types, values);
 
-	if (get_rel_relkind(m->relid) != RELKIND_PARTITIONED_TABLE)
-		return;
-	change = refit_sql_text(
+	if (change != NULL)
+		refuse_change(m, "children", change);
+}
+
+/* Have partitions come or gone? */
+static void
+check_partitions(const RefitMigration *m)
+{
+	Oid types[2] = {INT8OID, OIDOID};
+	Datum values[2] = {Int64GetDatum(m->id), ObjectIdGetDatum(m->relid)};
+	char *change = refit_sql_text(
 		"WITH RECURSIVE tree(relid, pending) AS ("
 		" SELECT $2, false UNION ALL SELECT i.inhrelid, i.inhdetachpending"
 		" FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.relid)"
@@ -177,18 +243,22 @@ refit_tree_check(const RefitMigration *m)
 		"  WHERE id = $1) r USING (relid)"
 		" WHERE r.relid IS NULL OR t.relid IS NULL OR t.pending LIMIT 1",
 		2, types, values);
+
 	if (change != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the partitions of %s were changed while its "
-						"migration was running: %s",
-						refit_qualified_name(m->relid), change),
-				 errdetail("The table was not touched."),
-				 errhint("Start it again with refit.retry(" INT64_FORMAT ").",
-						 m->id)));
+		refuse_change(m, "partitions", change);
 }
 
-/* Are the partitioned tables what the plan was made for? */
+/* Have members come or gone? */
+void
+refit_tree_check(const RefitMigration *m)
+{
+	if (get_rel_relkind(m->relid) == RELKIND_PARTITIONED_TABLE)
+		check_partitions(m);
+	else if (refit_inherit_recurses(refit_actions_of(m)))
+		check_inheritors(m);
+}
+
+/* Are the tables without a leaf what the plan was made for? */
 void
 refit_tree_check_parents(RefitMigration *m)
 {

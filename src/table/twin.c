@@ -480,7 +480,7 @@ refit_twin_create(Relation source, Oid schema, const char *name)
 		copy_partition_key(source, twin);
 	copy_defaults(source, twin);
 	copy_constraints(source, twin);
-	copy_identity(source, twin, name != NULL);
+	copy_identity(source, twin, name != NULL && source->rd_rel->relispartition);
 	foreach(lc, RelationGetIndexList(source))
 	{
 		IndexStmt *stmt = clone_index_stmt(source, lfirst_oid(lc), twin);

@@ -321,8 +321,12 @@ refit_polite_lock_try(RefitMigration *m, List *locks)
 		note_failed_try(m, &try, refit_holders_of(m, try.locks));
 		return false;
 	}
-	/* a lock is granted on what was dropped just before, too */
-	if (OidIsValid(m->relid))
+	/*
+	 * A lock is granted on what was dropped just before, too; but what is left
+	 * of a tree without its root is to be cleaned up.
+	 */
+	if (OidIsValid(m->relid) &&
+		(m->phase == NULL || strcmp(m->phase, "cleanup") != 0))
 		(void) refit_relation_owner(m->relid);
 	note_try(m, &try, NULL);
 	m->progress.waiting_for = NULL;

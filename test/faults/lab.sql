@@ -27,7 +27,9 @@ CREATE TABLE lab.subject (relid oid, definition text[]);
 -- A table and what is below it.
 CREATE FUNCTION lab.members(t regclass) RETURNS SETOF regclass
 LANGUAGE sql AS $$
-	SELECT t UNION SELECT relid FROM pg_partition_tree(t)
+	WITH RECURSIVE m(relid) AS (SELECT t::oid
+		UNION SELECT inhrelid FROM m JOIN pg_inherits ON inhparent = relid)
+	SELECT relid::regclass FROM m
 $$;
 
 -- What the catalogs say of a table, by whatever name it goes.
@@ -97,6 +99,37 @@ LANGUAGE sql AS $$
 		k int NOT NULL, id int NOT NULL);
 	ALTER TABLE app.t_middle DROP COLUMN junk, ALTER wide SET STORAGE EXTERNAL;
 	ALTER TABLE app.t ATTACH PARTITION app.t_middle FOR VALUES FROM (1500) TO (3500);
+$$;
+
+-- A table and one that inherits from it, with other columns in another order and one
+-- of its own.  A trigger gives the latter its rows: some that nothing refers to.
+CREATE FUNCTION lab.route() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+	IF new.id NOT BETWEEN 1 AND 5000 OR new.id % 3 <> 1 OR new.id % 20 = 0 THEN
+		RETURN new;
+	END IF;
+	EXECUTE 'INSERT INTO app.t_heir SELECT (jsonb_populate_record(NULL::app.t_heir, $1)).*'
+		' ON CONFLICT (id) DO NOTHING' USING to_jsonb(new) || '{"own": 3}';
+	RETURN NULL;
+END $$;
+
+CREATE FUNCTION lab.make_heirs() RETURNS void
+LANGUAGE sql AS $$
+	SELECT lab.make_plain();
+	CREATE TABLE app.t_heir (junk int, n int, spare int, own int NOT NULL CHECK (own = 3), wide text,
+		v text, gone int, k int NOT NULL, id int PRIMARY KEY);
+	ALTER TABLE app.t_heir DROP COLUMN junk, ALTER wide SET STORAGE EXTERNAL;
+	ALTER TABLE app.t_heir INHERIT app.t;
+	CREATE INDEX ON app.t_heir (own, n);
+	CREATE TRIGGER route BEFORE INSERT ON app.t FOR EACH ROW EXECUTE FUNCTION lab.route();
+$$;
+
+-- Is a column of that type in the table and in all below it?
+CREATE FUNCTION lab.is_everywhere(col name, type regtype) RETURNS boolean
+LANGUAGE sql AS $$
+	SELECT coalesce(bool_and(atttypid = type), false) FROM lab.subject, lab.members(relid) m
+	JOIN pg_attribute ON attrelid = m AND attname = col
 $$;
 
 -- A table with a column for another one to follow; and with a mirror of it.
@@ -209,7 +242,7 @@ BEGIN
 		END LOOP;
 	END LOOP;
 	EXECUTE format('INSERT INTO app.child (t_id) SELECT id FROM %s WHERE id = $1',
-		(SELECT relid::regclass FROM lab.subject)) USING a;
+		(SELECT relid::regclass FROM lab.subject)) USING a / 20 * 20;
 END $$;
 
 -- Empties both and writes some rows, in one transaction.

@@ -100,6 +100,23 @@ our @KINDS = (
 		sql => $on_tree,
 	},
 	{
+		name => 'inheritance tree',
+		table => 'make_heirs',
+		submit => "SELECT refit.alter_table('app.t', 'ALTER id TYPE bigint, ALTER n TYPE bigint',"
+		  . ' options => \'{"chunk_time": "1ms"}\')',
+		final => 'completed',
+		changed => "SELECT lab.is_everywhere('id', 'bigint')",
+		held => 'copy.chunk',
+	},
+	{
+		name => 'inheritance tree, validate',
+		table => 'make_heirs',
+		submit => "SELECT refit.alter_table('app.t',"
+		  . " 'ADD CONSTRAINT k_range CHECK (k >= 0), ALTER n SET NOT NULL')",
+		final => 'completed',
+		changed => "SELECT lab.type_of('n') = 'integer NOT NULL'",
+	},
+	{
 		name => 'create index',
 		submit => q{SELECT refit.create_index('CREATE UNIQUE INDEX made ON app.t (n, id)',}
 		  . q{ method => 'incremental', options => '{"chunk_time": "10ms"}')},

@@ -237,7 +237,8 @@ SQL
 	return "$script\\endif\nCOMMIT;\n";
 }
 
-# Starts three connections that write to a table and its oracle.
+# Starts three connections that write to a table and its oracle.  script: instead
+# of the usual changes.
 sub start_writer
 {
 	my ($node, $db, $table, $rows, %params) = @_;
@@ -246,7 +247,7 @@ sub start_writer
 	my $mode = $params{mode} // 'prepared';
 	my $writer = { node => $node, db => $db, log => "$file.log" };
 
-	append_to_file($file, writer_script($table, $rows));
+	append_to_file($file, $params{script} // writer_script($table, $rows));
 	$writer->{run} = IPC::Run::start(
 		[
 			'pgbench', '-n', '-c3', '-T600', "-R$rate", '-M', $mode, '-f', $file,
