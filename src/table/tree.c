@@ -155,6 +155,34 @@ refit_tree_create_twins(Oid relid, Oid schema)
 	return twins;
 }
 
+/* Refuses to go on: partitions have come or gone. */
+static void
+refuse_change(const RefitMigration *m, const char *change)
+{
+	const char *table = refit_qualified_name(m->relid);
+
+	if (m->rewrite.reversed)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the partitions of %s were changed in its revert "
+						"window: %s",
+						table, change),
+				 errdetail("There are old rows for the partitions that there "
+						   "were, and for no others."),
+				 errhint("Detach a partition that has come, or attach again "
+						 "one that was detached; or end the window with "
+						 "refit.finish(" INT64_FORMAT ").",
+						 m->id)));
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+		 errmsg("the partitions of %s were changed while its "
+				"migration was running: %s",
+				table, change),
+		 errdetail("The table was not touched."),
+		 errhint("Start it again with refit.retry(" INT64_FORMAT ").", m->id)));
+}
+
 /* Have partitions come or gone? */
 void
 refit_tree_check(const RefitMigration *m)
@@ -178,14 +206,7 @@ refit_tree_check(const RefitMigration *m)
 		" WHERE r.relid IS NULL OR t.relid IS NULL OR t.pending LIMIT 1",
 		2, types, values);
 	if (change != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the partitions of %s were changed while its "
-						"migration was running: %s",
-						refit_qualified_name(m->relid), change),
-				 errdetail("The table was not touched."),
-				 errhint("Start it again with refit.retry(" INT64_FORMAT ").",
-						 m->id)));
+		refuse_change(m, change);
 }
 
 /* Are the partitioned tables what the plan was made for? */
