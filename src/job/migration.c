@@ -64,11 +64,11 @@
 #include "table/capture.h"
 #include "table/catchup.h"
 #include "table/cutover.h"
+#include "table/revert.h"
 #include "table/space.h"
 #include "table/transform.h"
 #include "table/tree.h"
 #include "table/twin.h"
-#include "table/verify.h"
 #include "util/fault.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
@@ -107,6 +107,13 @@ static bool
 is_in_phase(const RefitMigration *m, const char *phase)
 {
 	return m->phase != NULL && strcmp(m->phase, phase) == 0;
+}
+
+/* Is the old definition to come back, and has not yet? */
+static bool
+is_on_way_back(const RefitMigration *m)
+{
+	return refit_is_reverting(m) && m->rewrite.reversed;
 }
 
 /* Records how much was copied, when the copy is done. */
@@ -335,8 +342,7 @@ begin_revert(RefitMigration *m)
 	refit_set_phase(m, "catchback");
 	m->progress.cursor = 0;
 	m->progress.cursor_end = 0;
-	refit_verify_reset(m);
-	refit_catalog_save_rewrite(m);
+	refit_revert_begin(m);
 }
 
 /* The way back is barred: the window stays open. */
@@ -541,7 +547,7 @@ run_step(RefitMigration *m, const RefitPhase *phase, RefitBudget *budget)
 	check_work_tables(m);
 	if (!phase->after_cutover && !refit_is_ddl(m))
 		check_submitter(m);
-	if (m->rewrite.exists && !phase->after_cutover)
+	if (m->rewrite.exists && (!phase->after_cutover || is_on_way_back(m)))
 		refit_tree_check(m);
 	name_leaf(m, phase);
 	refit_rights_begin(&save, owner, true);
@@ -671,7 +677,7 @@ notice_deaths(RefitMigration *m)
 					 m->progress.deaths, m->phase != NULL ? m->phase : "plan");
 		edata.hint = "Look for the reason in the server's log.";
 		record_error(m, &edata);
-		if (refit_is_reverting(m) && m->rewrite.reversed)
+		if (is_on_way_back(m))
 			(void) return_to_window(m);
 		else
 			refit_set_goal(m, "failed");
@@ -1001,7 +1007,7 @@ handle_error(RefitMigration *m, const ErrorData *edata)
 		return REST_RETRY;
 	if (is_in_phase(m, "cleanup"))
 		return cleanup_failed(m);
-	if (refit_is_reverting(m) && m->rewrite.reversed) /* not put back yet */
+	if (is_on_way_back(m))
 		return return_to_window(m);
 	if (late && !is_final(edata->sqlerrcode) &&
 		m->progress.errors < MOST_LATE_ERRORS)

@@ -186,6 +186,7 @@ check_window(const RefitMigration *m)
 	Oid types[1] = {INT8OID};
 	Datum values[1] = {Int64GetDatum(m->id)};
 	char *message;
+	char *hint;
 
 	if (m->progress.errors == 0)
 		return;
@@ -193,12 +194,16 @@ check_window(const RefitMigration *m)
 							 " error_detail) FROM refit.migration"
 							 " WHERE id = $1",
 							 1, types, values);
+	hint = refit_sql_text("SELECT error_hint FROM refit.migration"
+						  " WHERE id = $1",
+						  1, types, values);
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("migration " INT64_FORMAT " cannot be reverted now", m->id),
 			 errdetail("%s", message != NULL ? message : ""),
-			 errhint("Change or delete what the old definition cannot hold, "
-					 "and try again.")));
+			 hint != NULL ? errhint("%s", hint)
+						  : errhint("Change or delete what the old definition "
+									"cannot hold, and try again.")));
 }
 
 /* Asks for something that only a migration in its revert window can do. */

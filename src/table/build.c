@@ -32,12 +32,14 @@
 #include "table/build.h"
 #include "table/capture.h"
 #include "table/inherit.h"
+#include "table/inverse.h"
 #include "table/plan.h"
 #include "table/revert.h"
 #include "table/shape.h"
 #include "table/space.h"
 #include "table/tree.h"
 #include "table/twin.h"
+#include "table/undo.h"
 #include "table/verify.h"
 #include "util/fault.h"
 #include "util/polite_lock.h"
@@ -118,6 +120,54 @@ prepare_leaf(RefitMigration *m, const AlterTableStmt *stmt, Oid schema)
 	table_close(source, NoLock);
 }
 
+/* Makes what a partitioned table needs beside its twin, to come back. */
+static void
+prepare_parent(RefitMigration *m, Oid schema)
+{
+	Relation source = table_open(m->leaf, AccessShareLock);
+
+	m->rewrite.blank = refit_twin_create_blank(source, schema, true);
+	refit_inverse_keep_columns(source, m->rewrite.blank);
+	refit_twin_hide(m->rewrite.blank, m->leaf);
+	table_close(source, NoLock);
+}
+
+/* Makes what a table of the tree needs beside its twin. */
+static void
+prepare_member(RefitMigration *m, const AlterTableStmt *stmt, Oid schema,
+			   const RefitTwin *t, char *inverse)
+{
+	m->leaf = t->source;
+	m->rewrite = (RefitRewrite){.exists = true,
+								.twin = t->twin,
+								.target = t->twin,
+								.fingerprint = t->fingerprint,
+								.inverse = inverse};
+	if (t->is_leaf)
+	{
+		m->rewrite.number = ++m->nleaves;
+		prepare_leaf(m, stmt, schema);
+	}
+	else if (m->revertible)
+		prepare_parent(m, schema);
+	refit_twin_hide(t->twin, t->source);
+	refit_catalog_save_rewrite(m);
+}
+
+/* What undoes the actions, which were run on the twins. */
+static List *
+find_inverses(const RefitMigration *m, const AlterTableStmt *stmt, List *twins)
+{
+	char *reason;
+	List *inverses = refit_undo_find(twins, stmt, m->search_path, &reason);
+
+	if (reason != NULL)
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("the actions cannot be reverted"),
+						errdetail("Reason: %s.", reason)));
+	return inverses;
+}
+
 /* Makes twins, blanks and logs, in one transaction. */
 RefitOutcome
 refit_build_prepare(RefitMigration *m, RefitBudget *budget)
@@ -126,6 +176,7 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 	Oid schema =
 		refit_twin_create_schema(m->id, refit_relation_owner(m->relid));
 	List *twins = refit_tree_create_twins(m->relid, schema, stmt);
+	List *inverses = NIL;
 	ListCell *lc;
 
 	if (stmt != NULL)
@@ -133,24 +184,14 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 								  ((RefitTwin *) linitial(twins))->twin,
 								  m->search_path);
 	refit_inherit_leave_untouched(twins);
+	if (m->revertible)
+		inverses = find_inverses(m, stmt, twins);
 	m->nleaves = 0;
 	foreach(lc, twins)
-	{
-		RefitTwin *t = lfirst(lc);
-
-		m->leaf = t->source;
-		m->rewrite = (RefitRewrite){.exists = true,
-									.twin = t->twin,
-									.target = t->twin,
-									.fingerprint = t->fingerprint};
-		if (t->is_leaf)
-		{
-			m->rewrite.number = ++m->nleaves;
-			prepare_leaf(m, stmt, schema);
-		}
-		refit_twin_hide(t->twin, t->source);
-		refit_catalog_save_rewrite(m);
-	}
+		prepare_member(m, stmt, schema, lfirst(lc),
+					   m->revertible
+						   ? list_nth(inverses, foreach_current_index(lc))
+						   : NULL);
 	(void) refit_catalog_select_leaf(m, 1);
 	REFIT_FAULT("prepare.made");
 	return REFIT_NEXT;

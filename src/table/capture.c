@@ -431,8 +431,7 @@ refit_capture_check(const RefitMigration *m)
 						"migration was running",
 						refit_qualified_name(m->leaf)),
 				 errdetail("Changes of rows may have been missed."),
-				 errhint("Start it again with refit.retry(" INT64_FORMAT ").",
-						 m->id)));
+				 errhint("%s", refit_shape_hint(m))));
 }
 
 /* Is any of the triggers there? */

@@ -631,6 +631,13 @@ note_convergence(RefitMigration *m, const RefitBatch *batch, double ms)
 	refit_catalog_event(m, "catchup", p->message, NULL);
 }
 
+/* Is there nothing to do for the leaf? */
+static bool
+is_idle(const RefitMigration *m)
+{
+	return refit_capture_is_idle(m) && !refit_shape_was_emptied(m);
+}
+
 /*
  * Goes on to the next leaf that has something to apply, or to the last one, so
  * that a round over many partitions which nobody writes to is one step.
@@ -638,12 +645,22 @@ note_convergence(RefitMigration *m, const RefitBatch *batch, double ms)
 static void
 skip_idle_leaves(RefitMigration *m)
 {
-	while (m->rewrite.number < m->nleaves && refit_capture_is_idle(m) &&
-		   !refit_shape_was_emptied(m))
+	int number = m->rewrite.number;
+	ListCell *lc;
+
+	if (number >= m->nleaves || !is_idle(m))
+		return;
+	m->progress.cursor = 0;
+	m->progress.cursor_end = 0;
+	foreach(lc, refit_catalog_leaves(m))
 	{
-		(void) refit_catalog_select_leaf(m, m->rewrite.number + 1);
-		m->progress.cursor = 0;
-		m->progress.cursor_end = 0;
+		RefitLeaf *leaf = lfirst(lc);
+
+		if (leaf->rewrite.number <= number)
+			continue;
+		refit_catalog_use_leaf(m, leaf);
+		if (!is_idle(m))
+			return;
 	}
 }
 

@@ -90,7 +90,7 @@
 typedef struct Lap
 {
 	const char *name;
-	double end_ms;
+	double ms;
 } Lap;
 
 static instr_time lock_granted;
@@ -98,6 +98,7 @@ static double lock_ms = -1;
 static bool lock_is_held = false;
 static Lap laps[MOST_LAPS];
 static int nlaps = 0;
+static double last_lap_ms = 0; /* where the last one ended */
 
 /* ms since the locks were granted. */
 static double
@@ -114,8 +115,17 @@ ms_held(void)
 static void
 end_lap(const char *name)
 {
-	if (nlaps < MOST_LAPS)
-		laps[nlaps++] = (Lap){name, ms_held()};
+	double now = ms_held();
+	int i = 0;
+
+	while (i < nlaps && strcmp(laps[i].name, name) != 0)
+		i++;
+	if (i == MOST_LAPS)
+		return;
+	if (i == nlaps)
+		laps[nlaps++] = (Lap){name, 0};
+	laps[i].ms += now - last_lap_ms;
+	last_lap_ms = now;
 }
 
 /* Takes the time at the end of the cutover's commit, or forgets it. */
@@ -146,6 +156,7 @@ start_clock(void)
 		RegisterXactCallback(at_transaction_end, NULL);
 	registered = true;
 	nlaps = 0;
+	last_lap_ms = 0;
 	INSTR_TIME_SET_CURRENT(lock_granted);
 	lock_is_held = true;
 }
@@ -155,17 +166,12 @@ static void
 report_laps(void)
 {
 	StringInfoData text;
-	double begin = 0;
 
 	initStringInfo(&text);
 	for (int i = 0; i < nlaps; i++)
-	{
-		appendStringInfo(&text, "%s %.2f, ", laps[i].name,
-						 laps[i].end_ms - begin);
-		begin = laps[i].end_ms;
-	}
+		appendStringInfo(&text, "%s %.2f, ", laps[i].name, laps[i].ms);
 	elog(DEBUG1, "cutover held its locks for %.2f ms: %scommit %.2f", lock_ms,
-		 text.data, lock_ms - begin);
+		 text.data, lock_ms - last_lap_ms);
 	pfree(text.data);
 }
 
@@ -335,6 +341,7 @@ warm_up(const RefitMigration *m)
 	RefitMigration nothing = *m;
 
 	nothing.relid = InvalidOid;
+	nothing.leaf = InvalidOid;
 	(void) refit_shape_fingerprint(m->leaf);
 	refit_tree_check(m);
 	(void) refit_dependents_detach_views(InvalidOid, NULL);
@@ -452,9 +459,29 @@ apply_last(RefitMigration *m)
 	refit_capture_remove(m);
 }
 
-/* Carries statistics on the whole of partitioned tables over. */
+/*
+ * Carries statistics on the whole of partitioned tables over.  The old ones are
+ * kept for the way back.
+ */
 static void
-copy_parents_statistics(const RefitMigration *m)
+copy_parents_statistics(const RefitMigration *m, bool back)
+{
+	ListCell *lc;
+
+	foreach(lc, refit_catalog_parents(m))
+	{
+		RefitLeaf *parent = lfirst(lc);
+		RefitRewrite *r = &parent->rewrite;
+
+		if (get_rel_relkind(parent->relid) == RELKIND_PARTITIONED_TABLE)
+			refit_swap_copy_statistics(back ? r->blank : r->twin, parent->relid,
+									   true);
+	}
+}
+
+/* Keeps them, before the definition is changed. */
+static void
+keep_parents_statistics(const RefitMigration *m)
 {
 	ListCell *lc;
 
@@ -462,9 +489,23 @@ copy_parents_statistics(const RefitMigration *m)
 	{
 		RefitLeaf *parent = lfirst(lc);
 
-		if (get_rel_relkind(parent->relid) == RELKIND_PARTITIONED_TABLE)
-			refit_swap_copy_statistics(parent->rewrite.twin, parent->relid,
+		if (OidIsValid(parent->rewrite.blank))
+			refit_swap_copy_statistics(parent->relid, parent->rewrite.blank,
 									   true);
+	}
+}
+
+/* Takes down what partitioned tables are from now on. */
+static void
+save_parents(RefitMigration *m)
+{
+	ListCell *lc;
+
+	foreach(lc, refit_catalog_parents(m))
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		m->rewrite.fingerprint = refit_shape_fingerprint(m->leaf);
+		refit_catalog_save_rewrite(m);
 	}
 }
 
@@ -488,43 +529,73 @@ fill_leaf(RefitMigration *m, const AlterTableStmt *stmt)
 	if (stmt == NULL)
 		forget_missing_values(m->leaf);
 	end_lap("fill");
+	if (m->revertible)
+		refit_revert_open_window(m);
 }
 
 /* The change itself, under the locks. */
 static void
 change_tables(RefitMigration *m, const AlterTableStmt *stmt, List *leaves)
 {
-	AttrNumber *attnums = NULL;
-	int nkeys = 0;
 	ListCell *lc;
 
 	foreach(lc, leaves)
 	{
 		refit_catalog_use_leaf(m, lfirst(lc));
-		nkeys = refit_shape_key_attnums(m->rewrite.key_index, &attnums);
 		empty_leaf(m, stmt);
 	}
 	if (stmt != NULL)
 	{
 		REFIT_FAULT("cutover.emptied");
+		keep_parents_statistics(m);
 		alter_empty_table(m, stmt);
-		copy_parents_statistics(m);
+		copy_parents_statistics(m, false);
 	}
+	if (m->revertible)
+		save_parents(m);
 	foreach(lc, leaves)
 	{
 		refit_catalog_use_leaf(m, lfirst(lc));
 		fill_leaf(m, stmt);
 	}
-	if (m->revertible) /* of a plain table only */
-		refit_revert_open_window(m, nkeys, attnums);
 }
 
 /* The way back, under the locks. */
 static void
-put_back(RefitMigration *m, const AlterTableStmt *stmt)
+put_back(RefitMigration *m, const AlterTableStmt *stmt, List *leaves)
 {
-	apply_last(m);
-	refit_revert_put_back(m, stmt);
+	ListCell *lc;
+
+	foreach(lc, leaves)
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		apply_last(m);
+		refit_revert_empty_leaf(m);
+		end_lap("empty");
+	}
+	refit_revert_alter(m, stmt);
+	copy_parents_statistics(m, true);
+	end_lap("alter");
+	foreach(lc, leaves)
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		refit_revert_fill_leaf(m);
+		end_lap("fill");
+	}
+}
+
+/* Makes the old rows' tables as wide as the leaves will be. */
+static void
+widen_blanks(List *leaves)
+{
+	ListCell *lc;
+
+	foreach(lc, leaves)
+	{
+		RefitLeaf *leaf = lfirst(lc);
+
+		refit_inverse_widen(leaf->rewrite.blank, leaf->relid);
+	}
 }
 
 /* One try. */
@@ -532,7 +603,7 @@ RefitOutcome
 refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 {
 	bool back = m->rewrite.reversed;
-	AlterTableStmt *stmt = back ? refit_inverse_stmt(m) : refit_actions_of(m);
+	AlterTableStmt *stmt = back ? refit_revert_stmt(m) : refit_actions_of(m);
 	List *leaves = refit_catalog_leaves(m);
 	double ms_per_key = 0;
 
@@ -540,7 +611,7 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	if (!apply_before_lock(m, leaves, &ms_per_key))
 		return REFIT_RETURN;
 	if (back)
-		refit_inverse_widen(m->rewrite.blank, m->relid);
+		widen_blanks(leaves);
 	m->cutover_attempts++;
 	warm_up(m);
 	if (!lock_everything(m, stmt, leaves))
@@ -555,13 +626,10 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	if (!is_little_pending(m, ms_per_key))
 		return REFIT_RETURN;
 	end_lap("count");
-	if (!back)
-	{
-		refit_tree_check(m);
-		refit_tree_check_parents(m);
-	}
+	refit_tree_check(m);
+	refit_tree_check_parents(m);
 	if (back)
-		put_back(m, stmt);
+		put_back(m, stmt, leaves);
 	else
 		change_tables(m, stmt, leaves);
 	m->progress.pending = 0;

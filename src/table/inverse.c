@@ -8,6 +8,7 @@
  *	  actions		what follows ALTER TABLE, in an order that does not matter,
  *					since PostgreSQL sorts actions by kind
  *	  indexes		CREATE INDEX statements of indexes that went with a column
+ *	  names			of the indexes that there were, and what each stores
  *	  foreign_keys	names that there were before; others are dropped
  *	  sequences		owned sequences and their types
  *	  statistics	extended statistics and their targets, which a change of type
@@ -30,6 +31,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/comment.h"
+#include "commands/tablecmds.h"
 #include "executor/spi.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -218,29 +220,81 @@ find_uncastable_column(Relation source, Relation twin)
 	return NULL;
 }
 
-/* What undoes the actions. */
-char *
-refit_inverse_find(Relation source, Relation twin, Oid key_index,
-				   const AlterTableStmt *stmt, const char *search_path,
-				   char **reason)
+/* Does a foreign key go that leads from one table of a tree to another? */
+static char *
+find_lost_reference(Relation source, Relation twin, const AlterTableStmt *stmt)
 {
 	Oid types[3] = {OIDOID, OIDOID, NAMEARRAYOID};
-	Datum values[3];
+	Datum values[3] = {ObjectIdGetDatum(RelationGetRelid(source)),
+					   ObjectIdGetDatum(RelationGetRelid(twin)),
+					   dropped_constraints(stmt)};
+
+	return refit_sql_text(
+		"SELECT format('foreign key \"%s\", which goes, refers to the tree"
+		" itself', f.conname) FROM pg_catalog.pg_constraint f"
+		" WHERE f.conrelid = $1 AND f.contype = 'f' AND f.conparentid = 0"
+		" AND f.confrelid IN"
+		"  (SELECT relid FROM pg_partition_tree(pg_partition_root($1)))"
+		" AND (f.conname = ANY ($3) OR EXISTS"
+		"  (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = $2"
+		"   AND attisdropped AND attnum = ANY (f.conkey))) LIMIT 1",
+		3, types, values);
+}
+
+/* Why the actions cannot be undone in a table. */
+char *
+refit_inverse_obstacle(Relation source, Relation twin, Oid key_index,
+					   const AlterTableStmt *stmt, const char *search_path)
+{
 	Expr **exprs = refit_transform_exprs(source, twin, stmt, search_path);
+	char *reason;
 
 	if (source->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
-		*reason = pstrdup("an unlogged table does not outlive a crash");
-	else if ((*reason = find_irreversible_action(stmt)) == NULL &&
-			 (*reason = find_lost_object(source, twin)) == NULL &&
-			 (*reason = find_volatile_column(source, twin, exprs)) == NULL &&
-			 (*reason = find_uncastable_column(source, twin)) == NULL)
-		*reason = find_lost_key(source, twin, key_index, exprs);
-	if (*reason != NULL)
-		return NULL;
-	values[0] = ObjectIdGetDatum(RelationGetRelid(source));
-	values[1] = ObjectIdGetDatum(RelationGetRelid(twin));
+		return pstrdup("an unlogged table does not outlive a crash");
+	if ((reason = find_irreversible_action(stmt)) == NULL &&
+		(reason = find_lost_object(source, twin)) == NULL &&
+		(reason = find_volatile_column(source, twin, exprs)) == NULL &&
+		(reason = find_uncastable_column(source, twin)) == NULL &&
+		(reason = find_lost_reference(source, twin, stmt)) == NULL &&
+		OidIsValid(key_index))
+		reason = find_lost_key(source, twin, key_index, exprs);
+	return reason;
+}
+
+/* Numbers of the columns that the actions drop. */
+List *
+refit_inverse_dropped_columns(Oid source, Oid twin)
+{
+	Oid types[2] = {OIDOID, OIDOID};
+	Datum values[2] = {ObjectIdGetDatum(source), ObjectIdGetDatum(twin)};
+
+	return refit_sql_list(
+		"SELECT o.attnum FROM pg_catalog.pg_attribute o"
+		" JOIN pg_catalog.pg_attribute n"
+		"  ON n.attrelid = $2 AND n.attnum = o.attnum AND n.attisdropped"
+		" WHERE o.attrelid = $1 AND o.attnum > 0 AND NOT o.attisdropped"
+		" ORDER BY 1",
+		2, types, values);
+}
+
+/* What undoes the actions. */
+char *
+refit_inverse_find(Oid source, Oid twin, const AlterTableStmt *stmt,
+				   List *dropped)
+{
+	Oid types[4] = {OIDOID, OIDOID, NAMEARRAYOID, TEXTARRAYOID};
+	Datum *columns = palloc(sizeof(Datum) * Max(1, list_length(dropped)));
+	Datum values[4];
+	ListCell *lc;
+
+	foreach(lc, dropped)
+		columns[foreach_current_index(lc)] = CStringGetTextDatum(lfirst(lc));
+	values[0] = ObjectIdGetDatum(source);
+	values[1] = ObjectIdGetDatum(twin);
 	values[2] = dropped_constraints(stmt);
-	return refit_sql_text(INVERSE, 3, types, values);
+	values[3] = PointerGetDatum(construct_array(
+		columns, list_length(dropped), TEXTOID, -1, false, TYPALIGN_INT));
+	return refit_sql_text(INVERSE, 4, types, values);
 }
 
 /* A member of the text, as text; NULL where it is not there. */
@@ -365,8 +419,8 @@ undrop_column(Oid relid, Oid from, AttrNumber attnum)
 	att->attrelid = relid;
 	att->attnotnull = false; /* an action sets it */
 	att->atthasdef = false;	 /* so does StoreAttrDefault */
-	att->attislocal = true;
-	att->attinhcount = 0;
+	att->attislocal = !get_rel_relispartition(relid);
+	att->attinhcount = att->attislocal ? 0 : 1;
 	CatalogTupleUpdate(pg_attribute, &now->t_self, copy);
 	record_dependencies(relid, copy);
 	record_roles(relid, attnum, copy);
@@ -386,13 +440,13 @@ undrop_column(Oid relid, Oid from, AttrNumber attnum)
 	CommandCounterIncrement();
 }
 
-/* Undrops columns. */
-static void
-undrop_columns(const char *inverse, Oid relid, Oid from)
+/* Makes dropped columns what they are in another table. */
+void
+refit_inverse_undrop(List *columns, Oid relid, Oid from)
 {
 	ListCell *lc;
 
-	foreach(lc, elements(inverse, "undrop"))
+	foreach(lc, columns)
 		undrop_column(relid, from, atoi(lfirst(lc)));
 }
 
@@ -406,31 +460,27 @@ create_indexes(const char *inverse, Oid relid)
 		(void) refit_twin_create_index(relid, lfirst(lc));
 }
 
-/* Tries it on a twin. */
-char *
-refit_inverse_try(const char *inverse, Relation source, Oid twin)
+/* Runs it on a twin whose dropped columns are there again. */
+void
+refit_inverse_run_private(const char *inverse, Oid twin)
 {
-	Oid types[2] = {OIDOID, OIDOID};
-	Datum values[2] = {ObjectIdGetDatum(RelationGetRelid(source)),
-					   ObjectIdGetDatum(twin)};
 	char *actions = member(inverse, "actions");
-	char *difference;
 
-	undrop_columns(inverse, twin, RelationGetRelid(source));
 	if (actions[0] != '\0')
 		refit_actions_run_private(
 			refit_actions_for_twin(refit_actions_parse(actions), twin), twin,
 			NULL);
 	create_indexes(inverse, twin);
-	difference = refit_sql_text(
-		"SELECT min(what) FROM ((SELECT * FROM " DESCRIPTION("$1") " a EXCEPT SELECT * FROM " DESCRIPTION(
-			"$2") " b)"
-				  " UNION ALL (SELECT * FROM " DESCRIPTION(
-					  "$2") " a EXCEPT SELECT * FROM " DESCRIPTION("$1") " b)) x",
-		2, types, values);
-	return difference != NULL
-			   ? psprintf("%s would not be as it was", difference)
-			   : NULL;
+}
+
+/* What a twin has that its table has not, or the other way round; or NULL. */
+char *
+refit_inverse_difference(Oid source, Oid twin)
+{
+	Oid types[2] = {OIDOID, OIDOID};
+	Datum values[2] = {ObjectIdGetDatum(source), ObjectIdGetDatum(twin)};
+
+	return refit_sql_text(DIFFERENCE, 2, types, values);
 }
 
 /* Actions that drop the foreign keys which the migration has added. */
@@ -438,12 +488,13 @@ static char *
 drop_new_foreign_keys(const RefitMigration *m)
 {
 	Oid types[2] = {OIDOID, TEXTOID};
-	Datum values[2] = {ObjectIdGetDatum(m->relid),
+	Datum values[2] = {ObjectIdGetDatum(m->leaf),
 					   CStringGetTextDatum(m->rewrite.inverse)};
 
 	return refit_sql_text(
 		"SELECT string_agg(format('DROP CONSTRAINT %I', conname), ', ')"
 		" FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND contype = 'f'"
+		" AND conparentid = 0"
 		" AND NOT $2::jsonb -> 'foreign_keys' ? conname::text",
 		2, types, values);
 }
@@ -513,9 +564,28 @@ run_commands(const RefitMigration *m, const char *query)
 {
 	Oid types[2] = {TEXTOID, OIDOID};
 	Datum values[2] = {CStringGetTextDatum(m->rewrite.inverse),
-					   ObjectIdGetDatum(m->relid)};
+					   ObjectIdGetDatum(m->leaf)};
 
 	refit_sql_run_all(refit_sql_list(query, 2, types, values));
+}
+
+/* Gives indexes the names that they had. */
+static void
+rename_indexes(const RefitMigration *m)
+{
+	Oid types[2] = {TEXTOID, OIDOID};
+	Datum values[2] = {CStringGetTextDatum(m->rewrite.inverse),
+					   ObjectIdGetDatum(m->leaf)};
+	ListCell *lc;
+
+	foreach(lc, refit_sql_list(FORMER_NAMES, 2, types, values))
+	{
+		char *name;
+		Oid index = strtoul(lfirst(lc), &name, 10);
+
+		RenameRelationInternal(index, name + 1, false, true);
+		CommandCounterIncrement();
+	}
 }
 
 /* Plans what will run under the locks, by running it for no table. */
@@ -524,9 +594,18 @@ refit_inverse_warm_up(const RefitMigration *nothing)
 {
 	(void) elements(nothing->rewrite.inverse, "undrop");
 	(void) all_actions(nothing);
+	rename_indexes(nothing);
 	run_commands(nothing, NARROW_SEQUENCES);
 	run_commands(nothing, STATISTICS_TARGETS);
 	run_commands(nothing, COMMENTS);
+}
+
+/* Makes the columns that were dropped what they are in the blank. */
+void
+refit_inverse_undrop_columns(const RefitMigration *m)
+{
+	refit_inverse_undrop(elements(m->rewrite.inverse, "undrop"), m->leaf,
+						 m->rewrite.blank);
 }
 
 /* Runs it on the empty table. */
@@ -536,18 +615,18 @@ refit_inverse_run(const RefitMigration *m)
 	char *actions = all_actions(m);
 	Relation blank;
 
-	undrop_columns(m->rewrite.inverse, m->relid, m->rewrite.blank);
 	if (actions != NULL)
-		refit_actions_run_public(refit_actions_parse(actions), m->relid,
-								 actions, "pg_catalog, pg_temp");
-	create_indexes(m->rewrite.inverse, m->relid);
+		refit_actions_run_public(refit_actions_parse(actions), m->leaf, actions,
+								 "pg_catalog, pg_temp");
+	create_indexes(m->rewrite.inverse, m->leaf);
+	rename_indexes(m);
 	run_commands(m, NARROW_SEQUENCES);
 	run_commands(m, STATISTICS_TARGETS);
 	run_commands(m, COMMENTS);
 
 	/* short old rows are read through the table again */
 	blank = table_open(m->rewrite.blank, NoLock);
-	refit_twin_copy_missing_values(blank, m->relid);
+	refit_twin_copy_missing_values(blank, m->leaf);
 	table_close(blank, NoLock);
 }
 
@@ -607,7 +686,7 @@ refit_inverse_check_references(const RefitMigration *m, BlockNumber from,
 					 errmsg("foreign key \"%s\" of %s, which was dropped, is "
 							"violated by some row",
 							SPI_getvalue(queries->vals[i], queries->tupdesc, 1),
-							refit_qualified_name(m->relid)),
+							refit_qualified_name(m->leaf)),
 					 errdetail("Key %s has no partner in the referenced table.",
 							   key)));
 	}

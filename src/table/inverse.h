@@ -30,23 +30,41 @@
 #include "utils/rel.h"
 
 /*
- * What undoes the actions, as JSON text, from the table, its key and its twin;
- * NULL where something would be lost for good, which reason then names.
+ * Why the actions, which were run on the twin, cannot be undone: what would be
+ * lost for good; or NULL.  key_index: of the table; 0: it has no rows.
  */
-extern char *refit_inverse_find(Relation source, Relation twin, Oid key_index,
-								const AlterTableStmt *stmt,
-								const char *search_path, char **reason);
+extern char *refit_inverse_obstacle(Relation source, Relation twin,
+									Oid key_index, const AlterTableStmt *stmt,
+									const char *search_path);
+/* Numbers, as text, of the columns that the actions drop. */
+extern List *refit_inverse_dropped_columns(Oid source, Oid twin);
+/* Makes dropped columns of a table what they are in another one. */
+extern void refit_inverse_undrop(List *columns, Oid relid, Oid from);
+/*
+ * What undoes the actions but for those columns, as JSON text, from a table and
+ * its twin, which has them again.
+ */
+extern char *refit_inverse_find(Oid source, Oid twin,
+								const AlterTableStmt *stmt, List *dropped);
+/* Runs it on that twin. */
+extern void refit_inverse_run_private(const char *inverse, Oid twin);
+/* NULL, or what the twin is not as its table is. */
+extern char *refit_inverse_difference(Oid source, Oid twin);
 
-/* Tries it on a twin: NULL, or what it does not bring back. */
-extern char *refit_inverse_try(const char *inverse, Relation source, Oid twin);
-
-/* The statement that it runs on the table, without what only catalogs need. */
+/*
+ * The statement that it runs on the leaf, or on a table above one that is made
+ * the leaf for it, without what only catalogs need.
+ */
 extern AlterTableStmt *refit_inverse_stmt(const RefitMigration *m);
 
 /* Plans what it will run under the locks; nothing: of no table. */
 extern void refit_inverse_warm_up(const RefitMigration *nothing);
 
-/* Runs it on the empty table, as the owner's command; blank: the old columns. */
+/*
+ * On the empty table: takes the old columns over from the blank; and runs the
+ * rest, as the owner's commands.
+ */
+extern void refit_inverse_undrop_columns(const RefitMigration *m);
 extern void refit_inverse_run(const RefitMigration *m);
 
 /*

@@ -4,8 +4,14 @@
  *	  The queries of inverse.c: what a definition consists of, and what leads
  *	  from one to another.
  *
- * $1 is the table, of the old definition, $2 its twin, of the new one, $3 the
- * names of constraints that the actions drop.
+ * $1 is the table, of the old definition, $2 its twin, of the new one but with
+ * the columns there again that the actions drop, $3 the names of constraints
+ * that they drop, $4 the numbers of those columns.
+ *
+ * Where the twin is a partition, what undoes the actions in the tables above it
+ * has been run.  What those hand down is left out; and names say nothing there,
+ * neither of indexes nor of the constraints that they enforce, since PostgreSQL
+ * makes them up.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,6 +27,25 @@
 #define NOT_NULL_IS_CONSTRAINT "false"
 #define CONSTRAINT_TYPES "'c', 'p', 'u', 'x'"
 #endif
+
+/* Is the twin the one of the table that the actions are run on? */
+#define IS_TOP \
+	"(SELECT NOT relispartition FROM pg_catalog.pg_class WHERE oid = $2)"
+
+/*
+ * The indexes of a relation: what each stores and is held to, and whether it is
+ * there because the table above has one.
+ */
+#define INDEXES(relid) \
+	"(SELECT i.indexrelid, ic.relname, concat_ws('|', i.indkey, i.indclass," \
+	"  i.indcollation, i.indoption, i.indisunique, i.indisprimary," \
+	"  i.indimmediate, i.indisexclusion, i.indnkeyatts," \
+	"  pg_get_expr(i.indexprs, i.indrelid), pg_get_expr(i.indpred, i.indrelid)," \
+	"  ic.relam, ic.reloptions) AS shape," \
+	" EXISTS (SELECT FROM pg_catalog.pg_inherits" \
+	"  WHERE inhrelid = i.indexrelid) AS is_handed_down" \
+	" FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic" \
+	"  ON ic.oid = i.indexrelid WHERE i.indrelid = " relid ")"
 
 /* The constraints of a relation, its foreign keys left out. */
 #define CONSTRAINTS(relid) \
@@ -50,8 +75,8 @@
 	" coalesce(n.attstattarget, -1) AS nt," \
 	" o.attnotnull AS onn, n.attnotnull AS nnn, o.attidentity AS oi," \
 	" n.attidentity AS ni, o.attgenerated AS og, n.attgenerated AS ng," \
-	" n.attisdropped AS undrop," \
-	" NOT n.attisdropped AND (o.atttypid, o.atttypmod, o.attcollation)" \
+	" o.attnum = ANY ($4::int2[]) AS undrop," \
+	" (o.atttypid, o.atttypmod, o.attcollation)" \
 	"  <> (n.atttypid, n.atttypmod, n.attcollation) AS retyped," \
 	" format_type(o.atttypid, o.atttypmod) AS type," \
 	" CASE WHEN o.attcollation <> 0 THEN (SELECT format(' COLLATE %I.%I'," \
@@ -75,7 +100,7 @@
 #define ACTIONS \
 	"SELECT format('DROP CONSTRAINT %I', conname) AS action" \
 	" FROM (SELECT * FROM " CONSTRAINTS("$2") " a EXCEPT SELECT * FROM " \
-	CONSTRAINTS("$1") " b) x" \
+	CONSTRAINTS("$1") " b) x WHERE " IS_TOP " OR contype IN ('c', 'n')" \
 	" UNION ALL SELECT format('DROP COLUMN %I', attname)" \
 	" FROM pg_catalog.pg_attribute WHERE attrelid = $2 AND NOT attisdropped" \
 	" AND attnum > (SELECT max(attnum) FROM pg_catalog.pg_attribute" \
@@ -118,11 +143,19 @@
 	"  (SELECT split_part(x, '=', 1) FROM " COLUMN_OPTIONS("$1") ")" \
 	" UNION ALL SELECT format('ADD CONSTRAINT %I %s', conname, def)" \
 	" FROM (SELECT * FROM " CONSTRAINTS("$1") " a EXCEPT SELECT * FROM " \
-	CONSTRAINTS("$2") " b) x" \
+	CONSTRAINTS("$2") " b) x WHERE " IS_TOP " OR contype IN ('c', 'n')" \
+	" UNION ALL SELECT format('ADD CONSTRAINT %I %s', k.conname," \
+	"  pg_get_constraintdef(k.oid)) FROM pg_catalog.pg_constraint k" \
+	" WHERE k.conrelid = $1 AND k.contype IN ('p', 'u', 'x')" \
+	" AND NOT " IS_TOP " AND k.conparentid = 0 AND NOT EXISTS" \
+	"  (SELECT FROM pg_catalog.pg_constraint n WHERE n.conrelid = $2" \
+	"   AND n.contype = k.contype" \
+	"   AND pg_get_constraintdef(n.oid) = pg_get_constraintdef(k.oid))" \
 	" UNION ALL SELECT format('ADD CONSTRAINT %I %s', f.conname," \
 	"  pg_get_constraintdef(f.oid))" \
 	" FROM pg_catalog.pg_constraint f WHERE f.conrelid = $1" \
-	" AND f.contype = 'f' AND (f.conname = ANY ($3) OR EXISTS" \
+	" AND f.contype = 'f' AND f.conparentid = 0" \
+	" AND (" IS_TOP " AND f.conname = ANY ($3) OR EXISTS" \
 	"  (SELECT FROM c WHERE undrop AND c.k = ANY (f.conkey)))" \
 	" UNION ALL SELECT format('RESET (%s)', split_part(x, '=', 1))" \
 	" FROM " OPTIONS("$2") " n WHERE split_part(x, '=', 1) NOT IN" \
@@ -130,10 +163,18 @@
 	" UNION ALL SELECT format('SET (%s)', x) FROM " OPTIONS("$1") " o" \
 	" WHERE x NOT IN (SELECT x FROM " OPTIONS("$2") " n)"
 
+/* The name of a foreign key f, or of the one that it was handed down from. */
+#define FIRST_NAME \
+	"(WITH RECURSIVE u(up, name) AS (SELECT f.conparentid, f.conname" \
+	"  UNION ALL SELECT k.conparentid, k.conname" \
+	"  FROM u JOIN pg_catalog.pg_constraint k ON k.oid = u.up)" \
+	" SELECT name FROM u WHERE up = 0)"
+
 /*
  * Of each valid foreign key that the actions drop: its name, its columns, and
  * what a row x that violates it is like.  p is the referenced table, which may
- * be the same.
+ * be the same.  A partitioned one that is referred to has one for each of its
+ * partitions too, which say nothing more.
  */
 #define REFERENCES \
 	"(SELECT coalesce(jsonb_agg(jsonb_build_object('name', f.conname," \
@@ -157,25 +198,27 @@
 	"  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace)" \
 	"  AS q(columns, present, match)" \
 	" WHERE f.conrelid = $1 AND f.contype = 'f' AND f.convalidated" \
-	" AND (f.conname = ANY ($3) OR EXISTS" \
+	" AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k" \
+	"  WHERE k.oid = f.conparentid AND k.conrelid = f.conrelid)" \
+	" AND (" FIRST_NAME " = ANY ($3) OR EXISTS" \
 	"  (SELECT FROM c WHERE undrop AND c.k = ANY (f.conkey))))"
 
 /* What undoes the actions: what the columns are joined by nothing else. */
 #define INVERSE \
 	"WITH c AS " COLUMNS " SELECT jsonb_build_object(" \
-	" 'undrop', (SELECT coalesce(jsonb_agg(k ORDER BY k), '[]') FROM c" \
-	"  WHERE undrop)," \
+	" 'undrop', to_jsonb($4::int2[])," \
 	" 'actions', (SELECT coalesce(string_agg(action, ', '), '')" \
 	"  FROM (" ACTIONS ") a)," \
 	" 'indexes', (SELECT coalesce(jsonb_agg(pg_get_indexdef(i.indexrelid)" \
 	"   ORDER BY i.indexrelid), '[]')" \
-	"  FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic" \
-	"   ON ic.oid = i.indexrelid WHERE i.indrelid = $1" \
+	"  FROM " INDEXES("$1") " i WHERE NOT is_handed_down" \
 	"  AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k" \
 	"   WHERE k.conindid = i.indexrelid AND k.conrelid = $1)" \
-	"  AND NOT EXISTS (SELECT FROM pg_catalog.pg_index ti" \
-	"   JOIN pg_catalog.pg_class tc ON tc.oid = ti.indexrelid" \
-	"   WHERE ti.indrelid = $2 AND tc.relname = ic.relname))," \
+	"  AND NOT EXISTS (SELECT FROM " INDEXES("$2") " n WHERE CASE" \
+	"   WHEN " IS_TOP " THEN n.relname = i.relname" \
+	"   ELSE n.shape = i.shape END))," \
+	" 'names', (SELECT coalesce(jsonb_object_agg(relname, shape), '{}')" \
+	"  FROM " INDEXES("$1") " i)," \
 	" 'foreign_keys', (SELECT coalesce(jsonb_agg(conname), '[]')" \
 	"  FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND contype = 'f')," \
 	" 'sequences', (SELECT coalesce(jsonb_object_agg(q.seqrelid," \
@@ -207,18 +250,40 @@
 	" FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d" \
 	"  ON d.adrelid = a.attrelid AND d.adnum = a.attnum" \
 	" WHERE a.attrelid = " relid " AND a.attnum > 0 AND NOT a.attisdropped" \
-	" UNION ALL SELECT format('constraint %I', conname)," \
-	"  concat_ws('|', contype, def) FROM " CONSTRAINTS( relid) " k" \
-	" UNION ALL SELECT format('index %I', ic.relname), concat_ws('|', i.indkey," \
-	"  i.indclass, i.indcollation, i.indoption, i.indisunique," \
-	"  i.indisprimary, i.indimmediate, i.indisexclusion, i.indnkeyatts," \
-	"  pg_get_expr(i.indexprs, i.indrelid), pg_get_expr(i.indpred, i.indrelid)," \
-	"  ic.relam, ic.reloptions)" \
-	" FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic" \
-	"  ON ic.oid = i.indexrelid WHERE i.indrelid = " relid \
+	" UNION ALL SELECT CASE WHEN " IS_TOP " OR contype IN ('c', 'n')" \
+	"  THEN format('constraint %I', conname) ELSE 'a constraint' END," \
+	"  concat_ws('|', contype, def) FROM " CONSTRAINTS(relid) " k" \
+	" UNION ALL SELECT CASE WHEN " IS_TOP " THEN format('index %I', relname)" \
+	"  ELSE 'an index' END, concat_ws('|', is_handed_down, shape)" \
+	" FROM " INDEXES(relid) " i" \
 	" UNION ALL SELECT 'option ' || x, '' FROM " OPTIONS( relid) " p" \
 	" UNION ALL SELECT 'persistence', relpersistence::text" \
 	" FROM pg_catalog.pg_class WHERE oid = " relid ")"
+
+/* The first thing that one definition has and the other has not. */
+#define DIFFERENCE \
+	"SELECT min(what) FROM ((SELECT * FROM " DESCRIPTION("$1") " a" \
+	" EXCEPT ALL SELECT * FROM " DESCRIPTION("$2") " b)" \
+	" UNION ALL (SELECT * FROM " DESCRIPTION("$2") " a" \
+	" EXCEPT ALL SELECT * FROM " DESCRIPTION("$1") " b)) x"
+
+/*
+ * Of an inverse, $1, and its table, $2: indexes that were made again under
+ * another name, and the name they had, where nothing else has that now.
+ */
+#define FORMER_NAMES \
+	"WITH w AS (SELECT key AS name, value AS shape, row_number() OVER" \
+	"  (PARTITION BY value ORDER BY key) AS n" \
+	"  FROM jsonb_each_text($1::jsonb -> 'names')" \
+	"  WHERE key NOT IN (SELECT relname FROM " INDEXES("$2") " i))," \
+	" x AS (SELECT indexrelid, shape, row_number() OVER" \
+	"  (PARTITION BY shape ORDER BY indexrelid) AS n" \
+	"  FROM " INDEXES("$2") " i" \
+	"  WHERE NOT $1::jsonb -> 'names' ? relname::text)" \
+	" SELECT x.indexrelid || ' ' || w.name FROM w JOIN x USING (shape, n)" \
+	" JOIN pg_catalog.pg_class c ON c.oid = x.indexrelid" \
+	" WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class o" \
+	"  WHERE o.relname = w.name AND o.relnamespace = c.relnamespace)"
 
 /* clang-format on */
 

@@ -40,6 +40,7 @@
 #include "table/transform.h"
 #include "table/tree.h"
 #include "table/twin.h"
+#include "table/undo.h"
 #include "util/attempt.h"
 #include "util/sqlutil.h"
 
@@ -607,21 +608,10 @@ static void
 try_inverse(void *arg)
 {
 	Trial *trial = arg;
-	RefitPlan *plan = trial->plan;
 	const RefitPlanRequest *request = trial->request;
-	RefitTwin *t = linitial(trial->twins);
-	Relation source = table_open(t->source, NoLock);
-	Relation twin = table_open(t->twin, NoLock);
-	Oid key_index = refit_plan_choose_key(source, t->twin, request->stmt,
-										  request->search_path);
-	char *inverse =
-		refit_inverse_find(source, twin, key_index, request->stmt,
-						   request->search_path, &plan->irreversible);
 
-	table_close(twin, NoLock);
-	if (inverse != NULL)
-		plan->irreversible = refit_inverse_try(inverse, source, t->twin);
-	table_close(source, NoLock);
+	(void) refit_undo_find(trial->twins, request->stmt, request->search_path,
+						   &trial->plan->irreversible);
 }
 
 /* Finds out whether the migration could be reverted. */
@@ -632,16 +622,16 @@ judge_revert(Trial *trial)
 	ErrorData *edata;
 
 	if (trial->request->stmt == NULL)
+	{
 		plan->irreversible = pstrdup("a repack does not change the definition");
-	else if (get_rel_relkind(trial->request->relid) ==
-			 RELKIND_PARTITIONED_TABLE)
-		plan->irreversible =
-			pstrdup("the old rows of a partition tree are not kept");
-	else if (refit_inherit_has_relatives(trial->request->relid))
+		return;
+	}
+	if (refit_inherit_has_relatives(trial->request->relid))
+	{
 		plan->irreversible =
 			pstrdup("the old rows of an inheritance tree are not kept");
-	if (plan->irreversible != NULL)
 		return;
+	}
 	edata = refit_attempt(try_inverse, trial, true);
 	if (edata == NULL)
 		return;

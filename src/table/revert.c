@@ -12,8 +12,10 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/timestamp.h"
 
 #include "job/catalog.h"
 #include "pass/governor.h"
@@ -25,6 +27,7 @@
 #include "table/revert.h"
 #include "table/shape.h"
 #include "table/swap.h"
+#include "table/tree.h"
 #include "table/twin.h"
 #include "table/verify.h"
 #include "util/fault.h"
@@ -43,35 +46,34 @@ refit_revert_prepare(RefitMigration *m, Relation source, Oid schema)
 	RefitRewrite *r = &m->rewrite;
 	Relation twin = table_open(r->twin, NoLock);
 	Relation blank = table_open(r->blank, NoLock);
-	char *reason;
 
-	r->inverse =
-		refit_inverse_find(source, twin, r->key_index, refit_actions_of(m),
-						   m->search_path, &reason);
-	if (r->inverse == NULL)
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("the actions cannot be reverted"),
-						errdetail("Reason: %s.", reason)));
 	for (int i = 0; i < REFIT_LOGS; i++)
 	{
 		r->back_logs[i] = refit_capture_create_log(twin, schema, r->key_index,
 												   REFIT_LOGS + i);
-		refit_twin_set_relrewrite(r->back_logs[i], m->relid);
+		refit_twin_set_relrewrite(r->back_logs[i], m->leaf);
 	}
 	r->back_suspects = refit_verify_create_suspects(
 		blank, twin, schema, "$back_suspects", r->key_index);
-	refit_twin_set_relrewrite(r->back_suspects, m->relid);
+	refit_twin_set_relrewrite(r->back_suspects, m->leaf);
 	table_close(twin, NoLock);
 	table_close(blank, NoLock);
 	refit_inverse_keep_columns(source, r->blank);
 }
 
-/* The table's new key, over the columns of the old one. */
+/*
+ * The leaf's new key, over the columns of the old one, which the blank's index
+ * still has.
+ */
 static Oid
-find_new_key(const RefitMigration *m, int nkeys, const AttrNumber *attnums)
+find_new_key(const RefitMigration *m)
 {
-	Relation table = table_open(m->relid, NoLock);
+	Relation table = table_open(m->leaf, NoLock);
 	Oid result = InvalidOid;
+	AttrNumber *attnums;
+	int nkeys = refit_shape_key_attnums(
+		refit_twin_blank_index(m->rewrite.blank, m->rewrite.key_index),
+		&attnums);
 	ListCell *lc;
 
 	foreach(lc, refit_shape_key_indexes(table))
@@ -85,19 +87,18 @@ find_new_key(const RefitMigration *m, int nkeys, const AttrNumber *attnums)
 	}
 	table_close(table, NoLock);
 	if (!OidIsValid(result))
-		elog(ERROR, "the table of migration " INT64_FORMAT " has no key",
-			 m->id);
+		elog(ERROR, "table %u of migration " INT64_FORMAT " has no key",
+			 m->leaf, m->id);
 	return result;
 }
 
-/* From here on changes go to the old rows. */
+/* From here on changes of the leaf go to its old rows. */
 void
-refit_revert_open_window(RefitMigration *m, int nkeys,
-						 const AttrNumber *attnums)
+refit_revert_open_window(RefitMigration *m)
 {
 	RefitRewrite *r = &m->rewrite;
 
-	r->key_index = find_new_key(m, nkeys, attnums);
+	r->key_index = find_new_key(m);
 	r->reversed = true;
 	r->target = r->blank;
 	for (int i = 0; i < REFIT_LOGS; i++)
@@ -106,41 +107,124 @@ refit_revert_open_window(RefitMigration *m, int nkeys,
 	r->verify_filenode = InvalidOid;
 	refit_verify_reset(m);
 	refit_capture_arm(m);
-	r->fingerprint = refit_shape_fingerprint(m->relid);
+	r->fingerprint = refit_shape_fingerprint(m->leaf);
 	refit_catalog_save_rewrite(m);
 	REFIT_FAULT("cutover.window");
 }
 
-/* Puts the old definition and the old rows back. */
+/* All tables of the tree with their rewrites, parents before partitions. */
+static List *
+all_members(const RefitMigration *m)
+{
+	List *rewrites =
+		list_concat(refit_catalog_parents(m), refit_catalog_leaves(m));
+	List *result = NIL;
+	ListCell *lc;
+	ListCell *lc_rewrite;
+
+	foreach(lc, refit_tree_members(m->relid))
+		foreach(lc_rewrite, rewrites)
+			if (((RefitLeaf *) lfirst(lc_rewrite))->relid == lfirst_oid(lc))
+				result = lappend(result, lfirst(lc_rewrite));
+	return result;
+}
+
+/* What undoes the actions in all tables, as one statement. */
+AlterTableStmt *
+refit_revert_stmt(RefitMigration *m)
+{
+	RefitLeaf leaf = {.relid = m->leaf, .rewrite = m->rewrite};
+	AlterTableStmt *stmt = makeNode(AlterTableStmt);
+	ListCell *lc;
+
+	foreach(lc, all_members(m))
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		stmt->cmds = list_concat(stmt->cmds, refit_inverse_stmt(m)->cmds);
+	}
+	refit_catalog_use_leaf(m, &leaf);
+	return stmt;
+}
+
+/* Makes one leaf empty, with the storage that the twin has had since. */
 void
-refit_revert_put_back(RefitMigration *m, const AlterTableStmt *stmt)
+refit_revert_empty_leaf(RefitMigration *m)
+{
+	List *table_indexes;
+	List *twin_indexes;
+
+	refit_swap_check_layout(m->leaf, m->rewrite.twin, true);
+	refit_swap_pair_indexes(m->leaf, m->rewrite.twin, &table_indexes,
+							&twin_indexes);
+	refit_swap_storage(m->leaf, m->rewrite.twin, table_indexes, twin_indexes);
+}
+
+/* Runs the inverses. */
+static void
+run_inverses(RefitMigration *m)
+{
+	List *members = all_members(m);
+	ListCell *lc;
+
+	foreach(lc, members)
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		refit_inverse_undrop_columns(m);
+	}
+	foreach(lc, members)
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		refit_inverse_run(m);
+	}
+}
+
+/* Puts the old definition back. */
+void
+refit_revert_alter(RefitMigration *m, const AlterTableStmt *stmt)
 {
 	RefitForeignKeys *foreign_keys =
 		refit_dependents_foreign_keys(m->relid, stmt);
 	List *views = refit_dependents_detach_views(m->relid, stmt);
-	Oid blank = m->rewrite.blank;
-	Oid twin = m->rewrite.twin;
-	List *table_indexes;
-	List *work_indexes;
 
-	refit_swap_check_layout(m->relid, twin, true);
-	refit_swap_pair_indexes(m->relid, twin, &table_indexes, &work_indexes);
-	refit_swap_storage(m->relid, twin, table_indexes, work_indexes);
 	REFIT_FAULT("revert.emptied");
 	refit_dependents_suspend_foreign_keys(m, stmt);
-	refit_inverse_run(m);
+	run_inverses(m);
 	REFIT_FAULT("revert.altered");
 	refit_dependents_owe_new_foreign_keys(m, stmt, foreign_keys);
 	refit_dependents_attach_views(views);
+}
 
-	refit_swap_check_layout(m->relid, blank, true);
-	refit_swap_pair_alike(m->relid, blank, &table_indexes, &work_indexes);
-	refit_swap_storage(m->relid, blank, table_indexes, work_indexes);
-	refit_swap_copy_statistics(blank, m->relid, true);
+/* Puts the old rows of one leaf back. */
+void
+refit_revert_fill_leaf(RefitMigration *m)
+{
+	Oid blank = m->rewrite.blank;
+	List *table_indexes;
+	List *blank_indexes;
+
+	refit_swap_check_layout(m->leaf, blank, true);
+	refit_swap_pair_alike(m->leaf, blank, &table_indexes, &blank_indexes);
+	refit_swap_storage(m->leaf, blank, table_indexes, blank_indexes);
+	refit_swap_copy_statistics(blank, m->leaf, true);
 	m->rewrite.reversed = false;
-	m->rewrite.target = twin;
+	m->rewrite.target = m->rewrite.twin;
 	refit_catalog_save_rewrite(m);
 	REFIT_FAULT("revert.swapped");
+}
+
+/* Of the leaves nothing is known on the way back. */
+void
+refit_revert_begin(RefitMigration *m)
+{
+	ListCell *lc;
+
+	foreach(lc, refit_catalog_leaves(m))
+	{
+		refit_catalog_use_leaf(m, lfirst(lc));
+		refit_verify_reset(m);
+		refit_catalog_save_rewrite(m);
+	}
+	(void) refit_catalog_select_leaf(m, 1);
 }
 
 /*
@@ -182,7 +266,55 @@ is_over(const RefitMigration *m)
 						  1, types, values) != NULL;
 }
 
-/* Phase window: one batch. */
+/* Has somebody changed a leaf's definition? */
+static bool
+is_changed(const RefitLeaf *leaf)
+{
+	return get_rel_name(leaf->relid) != NULL &&
+		   strcmp(refit_shape_fingerprint(leaf->relid),
+				  leaf->rewrite.fingerprint) != 0;
+}
+
+/*
+ * Goes to the next leaf that has something to do, for the step after this one.
+ * False: it was the last one, and the round is over.  Each catch-up looks whether
+ * its leaf is what it was; of those that nobody writes to one is looked at each
+ * round.
+ */
+static bool
+go_on(RefitMigration *m)
+{
+	List *leaves = refit_catalog_leaves(m);
+	int64 ticks = GetCurrentTimestamp() / (WINDOW_PAUSE_MS * 1000);
+	RefitLeaf *looked_at = list_nth(leaves, ticks % list_length(leaves));
+	int number = m->rewrite.number;
+	ListCell *lc;
+
+	m->progress.cursor = 0;
+	m->progress.cursor_end = 0;
+	foreach(lc, leaves)
+	{
+		RefitLeaf *leaf = lfirst(lc);
+
+		if (leaf->rewrite.number <= number)
+			continue;
+		refit_catalog_use_leaf(m, leaf);
+		if (!refit_capture_is_idle(m))
+			return true;
+	}
+	if (is_changed(looked_at))
+	{
+		refit_catalog_use_leaf(m, looked_at);
+		return true;
+	}
+	refit_catalog_use_leaf(m, linitial(leaves));
+	return false;
+}
+
+/*
+ * Phase window: one batch of one leaf, and a rest after a round.  An error stays
+ * at its leaf: as long as that has no way back, none has.
+ */
 RefitOutcome
 refit_revert_window_step(RefitMigration *m, RefitBudget *budget)
 {
@@ -190,12 +322,14 @@ refit_revert_window_step(RefitMigration *m, RefitBudget *budget)
 
 	if (is_over(m))
 		return REFIT_NEXT;
+	refit_tree_check(m);
+	refit_tree_check_parents(m);
 	outcome = refit_catchup_step(m, budget);
 	m->progress.message = "the old rows are kept in step; refit.revert() puts "
 						  "them back, refit.finish() drops them";
 	REFIT_FAULT("window.batch");
-	if (outcome == REFIT_MORE)
+	if (outcome == REFIT_MORE || (m->nleaves > 1 && go_on(m)))
 		return REFIT_MORE;
-	budget->pause_ms = WINDOW_PAUSE_MS;
+	budget->pause_ms = Max(WINDOW_PAUSE_MS, m->nleaves);
 	return REFIT_WAIT;
 }

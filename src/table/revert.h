@@ -35,20 +35,25 @@
 #include "nodes/parsenodes.h"
 #include "utils/rel.h"
 
-/* In phase prepare, after the actions were run on the twin. */
+/* In phase prepare, for a leaf, after the actions were run on the twins. */
 extern void refit_revert_prepare(RefitMigration *m, Relation source,
 								 Oid schema);
-/* In the cutover, after the new storage was put in place; the old key. */
-extern void refit_revert_open_window(RefitMigration *m, int nkeys,
-									 const AttrNumber *attnums);
-/* In the revert, under its locks: the old definition and the old rows. */
-extern void refit_revert_put_back(RefitMigration *m,
-								  const AlterTableStmt *stmt);
+/* In the cutover, for a leaf, after its new storage was put in place. */
+extern void refit_revert_open_window(RefitMigration *m);
+
+/* Before the way back: verification begins anew. */
+extern void refit_revert_begin(RefitMigration *m);
+/* All that it will do, for whoever looks at what hangs on the columns. */
+extern AlterTableStmt *refit_revert_stmt(RefitMigration *m);
+/* Under the locks of the revert: leaf by leaf, all together, leaf by leaf. */
+extern void refit_revert_empty_leaf(RefitMigration *m);
+extern void refit_revert_alter(RefitMigration *m, const AlterTableStmt *stmt);
+extern void refit_revert_fill_leaf(RefitMigration *m);
 
 /* Phase references: one look at every old row, chunk by chunk. */
 extern RefitOutcome refit_revert_check_references(RefitMigration *m,
 												  RefitBudget *budget);
-/* Phase window: one batch. */
+/* Phase window: one batch of one leaf. */
 extern RefitOutcome refit_revert_window_step(RefitMigration *m,
 											 RefitBudget *budget);
 

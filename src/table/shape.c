@@ -188,6 +188,17 @@ refit_shape_fingerprint(Oid relid)
 	return refit_sql_text(query, 1, types, values);
 }
 
+/* What helps against a change of others. */
+char *
+refit_shape_hint(const RefitMigration *m)
+{
+	if (m->rewrite.reversed)
+		return psprintf("End the window with refit.finish(" INT64_FORMAT ").",
+						m->id);
+	return psprintf("Start it again with refit.retry(" INT64_FORMAT ").",
+					m->id);
+}
+
 /* An ERROR when the leaf is not what the plan was made for. */
 void
 refit_shape_check(const RefitMigration *m)
@@ -200,8 +211,7 @@ refit_shape_check(const RefitMigration *m)
 						refit_qualified_name(m->leaf)),
 				 errdetail("The work done so far was made for the old "
 						   "definition."),
-				 errhint("Start it again with refit.retry(" INT64_FORMAT ").",
-						 m->id)));
+				 errhint("%s", refit_shape_hint(m))));
 }
 
 /* Leaves the mark that a crash removes. */

@@ -39,6 +39,9 @@ extern char *refit_shape_fingerprint(Oid relid);
 /* An ERROR when the table is not what the plan was made for. */
 extern void refit_shape_check(const RefitMigration *m);
 
+/* What helps where others have changed it, for an error. */
+extern char *refit_shape_hint(const RefitMigration *m);
+
 /*
  * Has a crash emptied the unlogged table since its copy began?  The blank holds
  * an empty page as a mark; being unlogged too it loses it in the same crash.

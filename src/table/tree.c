@@ -190,16 +190,29 @@ refit_tree_create_twins(Oid relid, Oid schema, const AlterTableStmt *stmt)
 	return twins;
 }
 
-/* Refuses a tree that is not what the twins were made for. */
+/* Refuses to go on: members have come or gone. */
 static void
 refuse_change(const RefitMigration *m, const char *members, const char *change)
 {
+	const char *table = refit_qualified_name(m->relid);
+
+	if (m->rewrite.reversed)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the %s of %s were changed in its revert window: %s",
+						members, table, change),
+				 errdetail("There are old rows for the partitions that there "
+						   "were, and for no others."),
+				 errhint("Detach a partition that has come, or attach again "
+						 "one that was detached; or end the window with "
+						 "refit.finish(" INT64_FORMAT ").",
+						 m->id)));
 	ereport(
 		ERROR,
 		(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 		 errmsg("the %s of %s were changed while its migration was "
 				"running: %s",
-				members, refit_qualified_name(m->relid), change),
+				members, table, change),
 		 errdetail("The table was not touched."),
 		 errhint("Start it again with refit.retry(" INT64_FORMAT ").", m->id)));
 }

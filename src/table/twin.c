@@ -554,6 +554,11 @@ refit_twin_create_blank(Relation source, Oid schema, bool whole)
 		copy_defaults(source, blank);
 		copy_constraints(source, blank);
 	}
+	if (source->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+	{
+		copy_partition_key(source, blank);
+		return blank;
+	}
 	foreach(lc, RelationGetIndexList(source))
 	{
 		IndexStmt *stmt = clone_index_stmt(source, lfirst_oid(lc), blank);

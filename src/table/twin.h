@@ -46,7 +46,8 @@ extern Oid refit_twin_create(Relation source, Oid schema, const char *name);
 /*
  * Blank: same storage layout, one compatible index for each of source's.  whole:
  * a table of source's definition, with its defaults, constraints and unique
- * indexes, since it will be kept in step after the cutover.
+ * indexes, since it will be kept in step after the cutover.  That of a
+ * partitioned table has no rows, and no indexes.
  */
 extern Oid refit_twin_create_blank(Relation source, Oid schema, bool whole);
 /* Gives a table the values that another has for columns its old rows lack. */

@@ -17,6 +17,9 @@ my $revertible =
   . " ADD COLUMN extra int NOT NULL DEFAULT 5', revertible => '1 hour',"
   . ' options => \'{"chunk_time": "1ms"}\')';
 
+# The same of a tree, by columns that it is not partitioned by.
+my $revertible_tree = $revertible =~ s/ALTER id TYPE bigint/ALTER k TYPE bigint, ALTER n TYPE bigint/r;
+
 # Its window has been worked for a while, or cannot be.
 my $in_window =
   "(lab.has_passed('window.batch', 'window.batch') OR error_code IS NOT NULL)";
@@ -115,6 +118,34 @@ our @KINDS = (
 		  . " 'ADD CONSTRAINT k_range CHECK (k >= 0), ALTER n SET NOT NULL')",
 		final => 'completed',
 		changed => "SELECT lab.type_of('n') = 'integer NOT NULL'",
+	},
+	{
+		name => 'partition tree, reverted',
+		table => 'make_tree',
+		submit => $revertible_tree,
+		whenever => {
+			revertible => 'SELECT refit.revert(id) FROM refit.migration WHERE id = :id'
+			  . " AND request IS NULL AND $in_window"
+		},
+		barred => 'SELECT refit.finish(:id)',
+		final => 'reverted',
+		changed => "SELECT lab.type_of('k') = 'bigint NOT NULL'",
+		held => 'window.batch',
+		late => 1,
+		sql => $on_tree,
+	},
+	{
+		name => 'partition tree, finished',
+		table => 'make_tree',
+		submit => $revertible_tree,
+		whenever => {
+			revertible => 'SELECT refit.finish(id) FROM refit.migration WHERE id = :id'
+			  . " AND request IS NULL AND $in_window"
+		},
+		final => 'completed',
+		changed => "SELECT lab.type_of('extra') IS NOT NULL AND lab.type_of('spare') IS NULL",
+		held => 'copy.chunk',
+		sql => $on_tree,
 	},
 	{
 		name => 'create index',

@@ -35,7 +35,7 @@ our @EXPORT = qw(
   COPY_GATE INDEX_GATE CATCHUP_GATE
   new_node make_table submit gated_actions
   start_writer stop_writer close_gate open_gate wait_gate
-  wait_for wait_state wait_phase wait_copying hold_copying worker_pid
+  wait_for wait_state wait_phase wait_copying hold_copying worker_pid kill_worker
   check_equal check_clean check_type check_no_orphans
 );
 
@@ -353,6 +353,29 @@ sub worker_pid
 	return $node->safe_psql($db,
 		"SELECT pid FROM pg_stat_activity"
 		  . " WHERE backend_type IN ('pg_refit worker', 'pg_refit scan')");
+}
+
+# Kills that process; the server restarts itself.
+sub kill_worker
+{
+	my ($node, $db) = @_;
+	my $pid = worker_pid($node, $db);
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	kill 'KILL', $pid or die "could not kill $pid";
+
+	# a psql that is turned away may be gone before it is given its query
+	my $is_there;
+	for (my $tries = 0; !defined $is_there && $tries < 10; $tries++)
+	{
+		$is_there = eval {
+			$node->poll_query_until($db,
+				'SELECT pg_postmaster_start_time() IS NOT NULL AND NOT EXISTS'
+				  . " (SELECT FROM pg_stat_activity WHERE pid = $pid)");
+		};
+	}
+	ok($is_there, 'the server is there again');
+	return;
 }
 
 #

@@ -44,20 +44,6 @@ sub revert
 	return;
 }
 
-# Kills the worker; the server restarts itself.
-sub kill_hard
-{
-	my $pid = worker_pid($node, 'postgres');
-
-	kill 'KILL', $pid or die "could not kill $pid";
-	ok( $node->poll_query_until(
-			'postgres',
-			"SELECT pg_postmaster_start_time() IS NOT NULL AND NOT EXISTS"
-			  . " (SELECT FROM pg_stat_activity WHERE pid = $pid)"),
-		'the server is there again');
-	return;
-}
-
 # Stops the server at once and starts it.
 sub crash
 {
@@ -158,7 +144,7 @@ cmp_ok($wrote, '>=', 100_000, "$wrote rows are written in the window");
 stop_writer($writer);
 close_gate($node, 'postgres', 'orders', CATCHUP_GATE);
 wait_gate($node, 'postgres', $id, 'window');
-kill_hard();
+kill_worker($node, 'postgres');
 wait_gate($node, 'postgres', $id, 'window');
 crash();
 wait_gate($node, 'postgres', $id, 'window');
@@ -171,7 +157,7 @@ value('BEGIN; DELETE FROM orders WHERE id = -1; DELETE FROM orders_oracle WHERE 
 wait_gate($node, 'postgres', $id, 'recheck');
 $writer = start_writer($node, 'postgres', 'orders', ROWS);
 stop_writer($writer);
-kill_hard();
+kill_worker($node, 'postgres');
 wait_gate($node, 'postgres', $id, 'recheck');
 crash();
 wait_gate($node, 'postgres', $id, 'recheck');
@@ -223,7 +209,7 @@ close_gate($node, 'postgres', 'orders', COPY_GATE);
 value("SELECT refit.revert($id)");
 wait_gate($node, 'postgres', $id, 'recheck');
 value("UPDATE refit.migration_progress SET deaths = 4 WHERE id = $id");
-kill_hard();
+kill_worker($node, 'postgres');
 wait_for($node, 'postgres', 'it has gone back to the window',
 	"SELECT state = 'revertible' AND error_code = '57P02'"
 	  . " FROM refit.migrations WHERE id = $id");
