@@ -12,6 +12,11 @@
  * CONCURRENTLY would not survive the first old one.  A command whose last lock
  * does stop clients has the timeout all the time.
  *
+ * The command may wait for a client's snapshot while that client waits for the
+ * command's lock on the table.  We look for such a deadlock much sooner than the
+ * client does, so that it is we who go away and come again, unless the client
+ * was the last of the two to wait: PostgreSQL looks once a wait.
+ *
  * Rights: the current user is the submitter, without a security context, since
  * PostgreSQL begins transactions within the command, and each must begin without
  * one.  The session's user is still the worker's, a superuser, to whom SET ROLE
@@ -50,6 +55,9 @@
 #include "util/fault.h"
 #include "util/polite_lock.h"
 #include "util/sqlutil.h"
+
+/* Until a command that waits looks for a deadlock; the default is 1 s. */
+#define DEADLOCK_TIMEOUT "10ms"
 
 static bool enabled = false;
 static RefitCommand *pending = NULL;
@@ -213,6 +221,7 @@ set_up_session(const RefitCommand *c)
 	set_session("search_path", c->search_path);
 	set_session("lock_timeout",
 				c->may_wait ? "0" : psprintf("%d", refit_polite_lock_budget()));
+	set_session("deadlock_timeout", DEADLOCK_TIMEOUT);
 	set_session("maintenance_work_mem", c->memory);
 	set_session("max_parallel_maintenance_workers", c->workers);
 }
@@ -228,6 +237,7 @@ reset_session(const RefitCommand *c)
 		set_session(lfirst(lc), NULL);
 	set_session("search_path", NULL);
 	set_session("lock_timeout", NULL);
+	set_session("deadlock_timeout", NULL);
 	set_session("maintenance_work_mem", NULL);
 	set_session("max_parallel_maintenance_workers", NULL);
 }
