@@ -27,7 +27,8 @@ CREATE TABLE base (
 	CONSTRAINT positive CHECK (qty > 0),
 	CONSTRAINT mine CHECK (id < 100000) NO INHERIT
 );
-CREATE TABLE arm (own int REFERENCES depot, PRIMARY KEY (id)) INHERITS (base);
+-- no primary key: 18 does not alter the type of one whose NOT NULL is inherited
+CREATE TABLE arm (own int REFERENCES depot, UNIQUE (id)) INHERITS (base);
 CREATE INDEX arm_backwards ON arm (qty DESC NULLS LAST, own) WHERE qty > 1;
 EXECUTE format('CREATE TABLE %I.leg (
 	junk int, note text, qty int DEFAULT 2, kind int NOT NULL DEFAULT 3, junk2 text,
@@ -37,7 +38,7 @@ EXECUTE format('CREATE TABLE %I.leg (
 ALTER TABLE leg DROP COLUMN junk, DROP COLUMN junk2;
 ALTER TABLE leg ADD CONSTRAINT a_key PRIMARY KEY (kind, id);
 ALTER TABLE leg INHERIT base;
-CREATE TABLE both_sides (qty int DEFAULT 5, kind int DEFAULT 4, PRIMARY KEY (id)) INHERITS (arm, leg);
+CREATE TABLE both_sides (qty int DEFAULT 5, kind int DEFAULT 4, UNIQUE (id)) INHERITS (arm, leg);
 CREATE TABLE stranger (tag text, extra int, PRIMARY KEY (extra));
 CREATE TABLE last_one (more text, mine text) INHERITS (both_sides, stranger);
 ALTER TABLE last_one ADD UNIQUE (id);
@@ -52,7 +53,7 @@ INSERT INTO leg (kind, qty, note, spare) SELECT g % 3, g % 5 + 1, 'leg' || g, g 
 INSERT INTO both_sides (id, kind, qty, own) SELECT g, g % 3, g % 5 + 1, g % 20 + 1 FROM generate_series(3000, 3400) g;
 INSERT INTO last_one (id, qty, extra, more, mine) SELECT g, g % 5 + 1, g, 'more' || g, 'mine' || g FROM generate_series(4000, 4200) g;
 DELETE FROM base WHERE id % 7 = 0;
-CREATE TABLE bill (arm int REFERENCES arm, base int REFERENCES base);
+CREATE TABLE bill (arm int REFERENCES arm (id), base int REFERENCES base);
 INSERT INTO bill SELECT id, id - 1000 FROM ONLY arm WHERE id BETWEEN 1000 AND 1250 AND (id - 1000) % 7 > 0;
 UPDATE bill SET base = NULL WHERE base NOT IN (SELECT id FROM ONLY base);
 END $make$;
