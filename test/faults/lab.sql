@@ -120,7 +120,7 @@ CREATE FUNCTION lab.make_heirs() RETURNS void
 LANGUAGE sql AS $$
 	SELECT lab.make_plain();
 	CREATE TABLE app.t_heir (junk int, n int, spare int, own int NOT NULL CHECK (own = 3), wide text,
-		v text, gone int, k int NOT NULL, id int PRIMARY KEY);
+		v text, gone int, k int NOT NULL, id int CONSTRAINT t_id_not_null NOT NULL UNIQUE);
 	ALTER TABLE app.t_heir DROP COLUMN junk, ALTER wide SET STORAGE EXTERNAL;
 	ALTER TABLE app.t_heir INHERIT app.t;
 	CREATE INDEX ON app.t_heir (own, n);

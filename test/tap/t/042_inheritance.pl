@@ -25,8 +25,7 @@ my $writer;
 
 # The tree: a table with columns in another order, one that is dropped and some of
 # its own; one that comes from the top on two ways; one that nobody writes to.  They
-# have no primary keys, since 18 does not alter the type of a primary key whose NOT
-# NULL is inherited.
+# have no primary keys, and NOT NULL has the same names: else 18 does not alter types.
 sub make_children
 {
 	my $middle = int(ROWS / 2);
@@ -35,7 +34,8 @@ sub make_children
 	$node->safe_psql('postgres', <<"SQL");
 CREATE TABLE orders_a (own_a text DEFAULT 'a', UNIQUE (id)) INHERITS (orders);
 CREATE TABLE orders_b (gone int, wide text, own_b int NOT NULL DEFAULT 7, v text,
-	k int NOT NULL, id int PRIMARY KEY);
+	k int CONSTRAINT orders_k_not_null NOT NULL,
+	id int CONSTRAINT orders_id_not_null NOT NULL UNIQUE);
 ALTER TABLE orders_b DROP COLUMN gone, ALTER wide SET STORAGE EXTERNAL;
 ALTER TABLE orders_b INHERIT orders;
 ALTER TABLE orders_b ADD CONSTRAINT its_own CHECK (own_b = 7);
