@@ -10,7 +10,8 @@ CREATE SCHEMA native_other;
 -- A tree in which each table has rows: a child in another schema whose columns are
 -- in another order, dropped or local ones among them; a table that comes from the
 -- top on two ways, and one below it that has a parent from outside; in one schema to
--- be migrated, in the other to be altered.
+-- be migrated, in the other to be altered.  Those that inherit have no primary keys,
+-- and NOT NULL of id has one name: else 18 refuses to alter its type.
 CREATE PROCEDURE heirs.make_tree(schema name) LANGUAGE plpgsql AS $make$
 BEGIN
 PERFORM set_config('search_path', schema || ',' || schema || '_other', true);
@@ -27,17 +28,17 @@ CREATE TABLE base (
 	CONSTRAINT positive CHECK (qty > 0),
 	CONSTRAINT mine CHECK (id < 100000) NO INHERIT
 );
-CREATE TABLE arm (own int REFERENCES depot, PRIMARY KEY (id)) INHERITS (base);
+CREATE TABLE arm (own int REFERENCES depot, UNIQUE (id)) INHERITS (base);
 CREATE INDEX arm_backwards ON arm (qty DESC NULLS LAST, own) WHERE qty > 1;
 EXECUTE format('CREATE TABLE %I.leg (
 	junk int, note text, qty int DEFAULT 2, kind int NOT NULL DEFAULT 3, junk2 text,
-	id int GENERATED ALWAYS AS IDENTITY, tag text DEFAULT ''leg'', old text,
+	id int CONSTRAINT base_id_not_null NOT NULL GENERATED ALWAYS AS IDENTITY, tag text DEFAULT ''leg'', old text,
 	twice int GENERATED ALWAYS AS (kind * 2) STORED, spare int UNIQUE,
 	CONSTRAINT positive CHECK (qty > 0), CONSTRAINT its_own CHECK (note <> ''bad''))', schema || '_other');
 ALTER TABLE leg DROP COLUMN junk, DROP COLUMN junk2;
-ALTER TABLE leg ADD CONSTRAINT a_key PRIMARY KEY (kind, id);
+ALTER TABLE leg ADD CONSTRAINT a_key UNIQUE (kind, id);
 ALTER TABLE leg INHERIT base;
-CREATE TABLE both_sides (qty int DEFAULT 5, kind int DEFAULT 4, PRIMARY KEY (id)) INHERITS (arm, leg);
+CREATE TABLE both_sides (qty int DEFAULT 5, kind int DEFAULT 4, UNIQUE (id)) INHERITS (arm, leg);
 CREATE TABLE stranger (tag text, extra int, PRIMARY KEY (extra));
 CREATE TABLE last_one (more text, mine text) INHERITS (both_sides, stranger);
 ALTER TABLE last_one ADD UNIQUE (id);
@@ -52,7 +53,7 @@ INSERT INTO leg (kind, qty, note, spare) SELECT g % 3, g % 5 + 1, 'leg' || g, g 
 INSERT INTO both_sides (id, kind, qty, own) SELECT g, g % 3, g % 5 + 1, g % 20 + 1 FROM generate_series(3000, 3400) g;
 INSERT INTO last_one (id, qty, extra, more, mine) SELECT g, g % 5 + 1, g, 'more' || g, 'mine' || g FROM generate_series(4000, 4200) g;
 DELETE FROM base WHERE id % 7 = 0;
-CREATE TABLE bill (arm int REFERENCES arm, base int REFERENCES base);
+CREATE TABLE bill (arm int REFERENCES arm (id), base int REFERENCES base);
 INSERT INTO bill SELECT id, id - 1000 FROM ONLY arm WHERE id BETWEEN 1000 AND 1250 AND (id - 1000) % 7 > 0;
 UPDATE bill SET base = NULL WHERE base NOT IN (SELECT id FROM ONLY base);
 END $make$;

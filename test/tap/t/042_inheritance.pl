@@ -24,21 +24,23 @@ my $node = new_node('inheritance', allows_streaming => 1);
 my $writer;
 
 # The tree: a table with columns in another order, one that is dropped and some of
-# its own; one that comes from the top on two ways; one that nobody writes to.
+# its own; one that comes from the top on two ways; one that nobody writes to.  They
+# have no primary keys, and NOT NULL has the same names: else 18 does not alter types.
 sub make_children
 {
 	my $middle = int(ROWS / 2);
 
 	make_table($node, 'postgres', 'orders', ROWS);
 	$node->safe_psql('postgres', <<"SQL");
-CREATE TABLE orders_a (own_a text DEFAULT 'a', PRIMARY KEY (id)) INHERITS (orders);
+CREATE TABLE orders_a (own_a text DEFAULT 'a', UNIQUE (id)) INHERITS (orders);
 CREATE TABLE orders_b (gone int, wide text, own_b int NOT NULL DEFAULT 7, v text,
-	k int NOT NULL, id int PRIMARY KEY);
+	k int CONSTRAINT orders_k_not_null NOT NULL,
+	id int CONSTRAINT orders_id_not_null NOT NULL UNIQUE);
 ALTER TABLE orders_b DROP COLUMN gone, ALTER wide SET STORAGE EXTERNAL;
 ALTER TABLE orders_b INHERIT orders;
 ALTER TABLE orders_b ADD CONSTRAINT its_own CHECK (own_b = 7);
-CREATE TABLE orders_ab (PRIMARY KEY (id)) INHERITS (orders_b, orders_a);
-CREATE TABLE orders_rest (PRIMARY KEY (id)) INHERITS (orders_ab);
+CREATE TABLE orders_ab (UNIQUE (id)) INHERITS (orders_b, orders_a);
+CREATE TABLE orders_rest (UNIQUE (id)) INHERITS (orders_ab);
 CREATE INDEX ON orders_ab (gate(k, 0));
 CREATE UNIQUE INDEX ON orders_b (id, own_b) WHERE v IS NOT NULL;
 CREATE VIEW orders_view AS SELECT id, v FROM orders WHERE v > 'f';
