@@ -353,6 +353,8 @@ next_of_twin(RefitComparison *c, Datum *key)
 		refit_transform_get_key(c->transform, c->twin_walk.row, key);
 		if (!is_dirty(c, key))
 			return true;
+		if (c->m->rewrite.reversed) /* the old rows may not have it yet */
+			c->skipped++;
 		c->twin_walk.has_row = false;
 	}
 	return false;

@@ -195,18 +195,23 @@ static void
 refuse_change(const RefitMigration *m, const char *members, const char *change)
 {
 	const char *table = refit_qualified_name(m->relid);
+	const char *way_out =
+		get_rel_relkind(m->relid) == RELKIND_PARTITIONED_TABLE
+			? "Detach a partition that has come, or attach again one that was "
+			  "detached"
+			: "Use NO INHERIT on a child that has come";
 
 	if (m->rewrite.reversed)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the %s of %s were changed in its revert window: %s",
 						members, table, change),
-				 errdetail("There are old rows for the partitions that there "
-						   "were, and for no others."),
-				 errhint("Detach a partition that has come, or attach again "
-						 "one that was detached; or end the window with "
-						 "refit.finish(" INT64_FORMAT ").",
-						 m->id)));
+				 errdetail("There are old rows for the %s that there were, "
+						   "and for no others.",
+						   members),
+				 errhint("%s; or end the window with refit.finish(" INT64_FORMAT
+						 ").",
+						 way_out, m->id)));
 	ereport(
 		ERROR,
 		(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
