@@ -35,7 +35,7 @@ our @EXPORT = qw(
   COPY_GATE INDEX_GATE CATCHUP_GATE
   new_node make_table submit gated_actions
   start_writer stop_writer close_gate open_gate wait_gate
-  wait_for wait_state wait_phase wait_copying hold_copying worker_pid kill_worker
+  poll wait_for wait_state wait_phase wait_copying hold_copying worker_pid kill_worker
   check_equal check_clean check_type check_no_orphans
 );
 
@@ -278,14 +278,29 @@ sub stop_writer
 # Waiting
 #
 
-# Waits until a query is true; in a crash it may fail for a while.
+# Is a query true before long?  In a crash it may fail for a while: then a psql
+# that is turned away may be gone before it is given the query, which is no news.
+sub poll
+{
+	my ($node, $db, $sql) = @_;
+
+	for (1 .. 20)
+	{
+		my $is_true = eval { $node->poll_query_until($db, $sql) };
+		return $is_true if $@ eq '';
+		die $@ if $@ !~ /Broken pipe/;
+	}
+	return 0;
+}
+
+# Waits until a query is true.
 sub wait_for
 {
 	my ($node, $db, $what, $sql) = @_;
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $start = time;
-	return if $node->poll_query_until($db, $sql);
+	return if poll($node, $db, $sql);
 	diag(sprintf('waited %.0f s in vain: %s', time - $start, $what));
 	diag($node->safe_psql($db,
 			"SELECT * FROM refit.migrations; SELECT * FROM refit.progress;"
@@ -364,17 +379,10 @@ sub kill_worker
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	kill 'KILL', $pid or die "could not kill $pid";
 
-	# a psql that is turned away may be gone before it is given its query
-	my $is_there;
-	for (my $tries = 0; !defined $is_there && $tries < 10; $tries++)
-	{
-		$is_there = eval {
-			$node->poll_query_until($db,
-				'SELECT pg_postmaster_start_time() IS NOT NULL AND NOT EXISTS'
-				  . " (SELECT FROM pg_stat_activity WHERE pid = $pid)");
-		};
-	}
-	ok($is_there, 'the server is there again');
+	ok( poll($node, $db,
+			'SELECT pg_postmaster_start_time() IS NOT NULL AND NOT EXISTS'
+			  . " (SELECT FROM pg_stat_activity WHERE pid = $pid)"),
+		'the server is there again');
 	return;
 }
 

@@ -31,8 +31,7 @@ sub kill_hard
 
 	stop_writer($writer);
 	kill 'KILL', $pid or die "could not kill $pid";
-	ok( $node->poll_query_until(
-			'postgres',
+	ok( poll($node, 'postgres',
 			"SELECT pg_postmaster_start_time() IS NOT NULL AND NOT EXISTS"
 			  . " (SELECT FROM pg_stat_activity WHERE pid = $pid)"),
 		'the server is there again');

@@ -162,8 +162,11 @@ BEGIN
 END \$\$;
 SQL
 # the server may be gone before it answers
-$node->psql('postgres', "SELECT refit.backfill('cursed', 'n = n + curse(id)',"
-	  . " name => 'cursed', options => '{\"chunk_time\": \"10ms\", \"workers\": 2}')");
+eval
+{
+	$node->psql('postgres', "SELECT refit.backfill('cursed', 'n = n + curse(id)',"
+		  . " name => 'cursed', options => '{\"chunk_time\": \"10ms\", \"workers\": 2}')");
+};
 wait_for($node, 'postgres', 'it is over',
 	"SELECT finished_at IS NOT NULL FROM refit.migration WHERE name = 'cursed'");
 $id = sql("SELECT id FROM refit.migration WHERE name = 'cursed'");

@@ -154,7 +154,9 @@ is(value("SELECT count(*) > 0 FROM orders_high WHERE spare = 'spared'"),
 value("SELECT refit.retry($id)");
 wait_state($node, 'postgres', $id, 'revertible');
 $writer = start_writer($node, 'postgres', 'orders', ROWS);
-value('DROP TABLE items; ALTER TABLE orders DETACH PARTITION orders_rest CONCURRENTLY');
+# in the order in which the writers lock them
+value('BEGIN; LOCK TABLE orders; DROP TABLE items; COMMIT;'
+	  . ' ALTER TABLE orders DETACH PARTITION orders_rest CONCURRENTLY');
 wait_for($node, 'postgres', 'a partition less is noticed',
 	"SELECT message ~ 'orders_rest was detached' FROM refit.progress WHERE id = $id");
 isnt($node->psql('postgres', "SELECT refit.revert($id)"), 0, 'the way back is barred');

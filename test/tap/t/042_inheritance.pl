@@ -196,7 +196,7 @@ wait_gate($node, 'postgres', $id, 'index');
 close_gate($node, 'postgres', 'orders', CATCHUP_GATE);
 kill 'KILL', worker_pid($node, 'postgres');
 stop_writer($writer, crashed => 1);
-$node->poll_query_until('postgres', 'SELECT true');
+poll($node, 'postgres', 'SELECT true');
 write_on();
 wait_gate($node, 'postgres', $id, 'index');
 open_gate($node, INDEX_GATE);
