@@ -74,14 +74,16 @@ SELECT n, count(*), min(id), max(id), pg_typeof(n) FROM many
 -- What has not changed is left alone; what no index has is updated in place.
 CREATE TABLE renewed (id int PRIMARY KEY, a int UNIQUE, included int, chosen int,
 	computed int, free text, wide text, gone int, made int
-	GENERATED ALWAYS AS (computed * 2) STORED, n int) WITH (fillfactor = 40);
+	GENERATED ALWAYS AS (computed * 2) STORED, n int, place int NOT NULL DEFAULT 0)
+	WITH (fillfactor = 40);
 ALTER TABLE renewed ALTER wide SET STORAGE EXTERNAL, DROP gone;
 CREATE INDEX ON renewed (a) INCLUDE (included);
 CREATE INDEX ON renewed (id) WHERE chosen > 0;
 CREATE INDEX ON renewed ((computed + 1));
+CREATE INDEX ON renewed USING brin (place) WITH (pages_per_range = 1);
 INSERT INTO renewed (id, a, included, chosen, computed, free, wide, n)
 	SELECT i, i, 0, 0, i, 'free', repeat(i::text, 3000), i
-	FROM generate_series(1, 110) i;
+	FROM generate_series(1, 120) i;
 SELECT refit.alter_table('renewed', 'ALTER n TYPE bigint, ADD added int DEFAULT 5',
 	cutover => 'manual') AS id \gset
 SELECT refit.wait(:id, '60s');
@@ -118,15 +120,21 @@ SELECT what, count(t.id), bool_and(t.ctid = tid) AS stays,
 	GROUP BY first, what ORDER BY first;
 SELECT count(DISTINCT chunk_id) AS written_out_of_line FROM :toast
 	WHERE chunk_id NOT IN (TABLE values_before);
-SELECT count(*) FROM (SELECT id, a, included, chosen, computed, free, wide, made, n
-	FROM renewed EXCEPT ALL SELECT id, a, included, chosen, computed, free, wide,
-	made, n FROM :twin) d;
+UPDATE renewed SET place = 1 WHERE id > 110; -- HOT from 16 on
+CALL wait_applied(:id);
+SELECT count(*) FROM (SELECT id, a, included, chosen, computed, free, wide, made, n,
+	place FROM renewed EXCEPT ALL SELECT id, a, included, chosen, computed, free, wide,
+	made, n, place FROM :twin) d;
 SELECT refit.cutover(:id);
 SELECT refit.wait(:id, '60s');
 SELECT count(*), count(free), sum(included), sum(chosen), sum(computed), sum(made),
 	sum(n), sum(added), count(*) FILTER (WHERE wide = repeat(id::text, 3000))
 	FROM renewed;
 SELECT count(*), count(DISTINCT bt_index_check(indexrelid, true)::text)
-	FROM pg_index WHERE indrelid = 'renewed'::regclass;
+	FROM pg_index JOIN pg_class c ON c.oid = indexrelid
+	WHERE indrelid = 'renewed'::regclass AND relam <> 3580;
+SET enable_seqscan = off;
+SELECT count(*) FROM renewed WHERE place = 1;
+RESET enable_seqscan;
 
 DROP SCHEMA catchup CASCADE;
