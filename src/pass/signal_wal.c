@@ -217,10 +217,20 @@ static struct
 	int in_a_row;
 } seen;
 
+/* Does the migration apply what clients change meanwhile? */
+static bool
+is_in_a_race(const RefitMigration *m)
+{
+	return m != NULL && m->phase != NULL &&
+		   (strcmp(m->phase, "catchup") == 0 ||
+			strcmp(m->phase, "catchback") == 0);
+}
+
 /*
  * Has the migration forced it?  Where others force checkpoints, and go on to
  * while we stand still, our standing still helps nobody, and we would never get
- * done.
+ * done.  Nor does it in a race with clients: what is not applied now is applied
+ * later, with as much WAL, and there is more of it then.
  */
 static bool
 is_ours(const RefitMigration *m, XLogRecPtr from, XLogRecPtr to)
@@ -228,8 +238,8 @@ is_ours(const RefitMigration *m, XLogRecPtr from, XLogRecPtr to)
 	char *option = refit_catalog_option(m, "workers");
 	int workers = option == NULL ? 1 : Max(atoi(option), 1);
 
-	return (pgWalUsage.wal_bytes - seen.own) * workers >=
-		   (to - from) * PRESSURE_SHARE;
+	return !is_in_a_race(m) && (pgWalUsage.wal_bytes - seen.own) * workers >=
+								   (to - from) * PRESSURE_SHARE;
 }
 
 /*
@@ -246,7 +256,7 @@ look_at_checkpoints(const RefitMigration *m)
 	int64 requested = counts.requested - seen.counts.requested;
 
 	if (TimestampDifferenceExceeds(seen.at, now, CheckPointWarning * 1000) ||
-		counts.timed != seen.counts.timed)
+		counts.timed != seen.counts.timed || is_in_a_race(m))
 		seen.in_a_row = 0;
 	if (seen.has_looked && requested > 0 && is_forced_by_wal(seen.redo, redo) &&
 		(m == NULL || is_ours(m, seen.redo, redo)))
