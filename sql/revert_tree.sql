@@ -96,7 +96,9 @@ LANGUAGE sql SET search_path = pg_catalog AS $$
 			obj_description(indexrelid), (SELECT 'below ' || i.inhparent::regclass FROM pg_inherits i
 				WHERE i.inhrelid = indexrelid))
 		FROM pg_index WHERE indrelid = c.oid
-		UNION ALL SELECT concat_ws(' ', 'constraint', conname, pg_get_constraintdef(oid), conislocal,
+		-- 18: ALTER TYPE makes NOT NULL anew, and hands the parent's name down
+		UNION ALL SELECT concat_ws(' ', 'constraint', CASE WHEN contype <> 'n' OR coninhcount = 0
+				THEN conname END, pg_get_constraintdef(oid), conislocal,
 			coninhcount, convalidated, conparentid <> 0, obj_description(oid))
 		FROM pg_constraint WHERE conrelid = c.oid
 		UNION ALL SELECT concat_ws(' ', 'referenced by', conrelid::regclass, pg_get_constraintdef(oid),

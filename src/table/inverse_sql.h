@@ -28,7 +28,11 @@
 #define CONSTRAINT_TYPES "'c', 'p', 'u', 'x'"
 #endif
 
-/* Is the twin the one of the table that the actions are run on? */
+/*
+ * Is the twin the one of the table that the actions are run on?  Where 18 makes a
+ * NOT NULL constraint anew it hands its name down with it, so below that table
+ * only the columns tell of NOT NULL.
+ */
 #define IS_TOP \
 	"(SELECT NOT relispartition FROM pg_catalog.pg_class WHERE oid = $2)"
 
@@ -95,12 +99,15 @@
 
 /*
  * One action per row.  $3: names of constraints that the actions drop.  A
- * retyped column loses its default first, which need not have a cast.
+ * retyped column loses its default first, which need not have a cast.  A NOT NULL
+ * constraint is dropped by its column: the table's may have another name than the
+ * twin's.
  */
 #define ACTIONS \
 	"SELECT format('DROP CONSTRAINT %I', conname) AS action" \
 	" FROM (SELECT * FROM " CONSTRAINTS("$2") " a EXCEPT SELECT * FROM " \
-	CONSTRAINTS("$1") " b) x WHERE " IS_TOP " OR contype IN ('c', 'n')" \
+	CONSTRAINTS("$1") " b) x WHERE contype = 'c'" \
+	" OR contype <> 'n' AND " IS_TOP \
 	" UNION ALL SELECT format('DROP COLUMN %I', attname)" \
 	" FROM pg_catalog.pg_attribute WHERE attrelid = $2 AND NOT attisdropped" \
 	" AND attnum > (SELECT max(attnum) FROM pg_catalog.pg_attribute" \
@@ -119,7 +126,8 @@
 	" AND odef IS DISTINCT FROM ndef AND NOT retyped" \
 	" UNION ALL SELECT format('ALTER COLUMN %s %s NOT NULL', name," \
 	"  CASE WHEN onn THEN 'SET' ELSE 'DROP' END) FROM c" \
-	" WHERE NOT " NOT_NULL_IS_CONSTRAINT " AND onn <> (nnn AND NOT undrop)" \
+	" WHERE onn <> (nnn AND NOT undrop)" \
+	" AND NOT (onn AND " NOT_NULL_IS_CONSTRAINT " AND " IS_TOP ")" \
 	" UNION ALL SELECT format('ALTER COLUMN %s DROP IDENTITY', name) FROM c" \
 	" WHERE NOT undrop AND oi = '' AND ni <> ''" \
 	" UNION ALL SELECT format('ALTER COLUMN %s SET GENERATED %s', name," \
@@ -143,7 +151,7 @@
 	"  (SELECT split_part(x, '=', 1) FROM " COLUMN_OPTIONS("$1") ")" \
 	" UNION ALL SELECT format('ADD CONSTRAINT %I %s', conname, def)" \
 	" FROM (SELECT * FROM " CONSTRAINTS("$1") " a EXCEPT SELECT * FROM " \
-	CONSTRAINTS("$2") " b) x WHERE " IS_TOP " OR contype IN ('c', 'n')" \
+	CONSTRAINTS("$2") " b) x WHERE " IS_TOP " OR contype = 'c'" \
 	" UNION ALL SELECT format('ADD CONSTRAINT %I %s', k.conname," \
 	"  pg_get_constraintdef(k.oid)) FROM pg_catalog.pg_constraint k" \
 	" WHERE k.conrelid = $1 AND k.contype IN ('p', 'u', 'x')" \
@@ -250,7 +258,7 @@
 	" FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d" \
 	"  ON d.adrelid = a.attrelid AND d.adnum = a.attnum" \
 	" WHERE a.attrelid = " relid " AND a.attnum > 0 AND NOT a.attisdropped" \
-	" UNION ALL SELECT CASE WHEN " IS_TOP " OR contype IN ('c', 'n')" \
+	" UNION ALL SELECT CASE WHEN " IS_TOP " OR contype = 'c'" \
 	"  THEN format('constraint %I', conname) ELSE 'a constraint' END," \
 	"  concat_ws('|', contype, def) FROM " CONSTRAINTS(relid) " k" \
 	" UNION ALL SELECT CASE WHEN " IS_TOP " THEN format('index %I', relname)" \
