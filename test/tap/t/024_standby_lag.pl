@@ -15,9 +15,7 @@ use Test::More;
 
 use constant {
 	ROWS => 200_000,
-	# Without a limit it is ten times as much.  What it is on a quiet machine is
-	# measured by test/bench/governor; the target is 1500.
-	P99_MS => 2500,
+	P99_MS => 1500,
 	SAMPLE_S => 12,
 };
 
@@ -93,8 +91,11 @@ is(lag(), 'ok', 'what only receives WAL does not lag');
 $receiver->kill_kill(grace => 1);
 
 # Replay is let go for some tenths of the time, while a backfill writes as fast as
-# it may and a client writes the time.
-my $replay = start_sql($standby, <<"SQL");
+# it may and a client writes the time.  Gives the backfill, the budget of its
+# shortest chunk, and the lags that were seen with the times of the looks.
+sub sample
+{
+	my $replay = start_sql($standby, <<"SQL");
 DO \$\$
 DECLARE until timestamptz := clock_timestamp() + interval '@{[SAMPLE_S + 2]} s';
 BEGIN
@@ -107,11 +108,11 @@ BEGIN
 	END LOOP;
 END \$\$
 SQL
-my $beats = start_sql($node, 'CALL beats(' . (SAMPLE_S + 2) . ')');
-wait_for($standby, 'postgres', 'the time of now is there',
-	q(SELECT at > clock_timestamp() - interval '0.5 s' FROM beat));
-my $id = sql(q(SELECT refit.backfill('t', 'n = n + 1')));
-my $lags = $standby->safe_psql('postgres', <<"SQL");
+	my $beats = start_sql($node, 'CALL beats(' . (SAMPLE_S + 2) . ')');
+	wait_for($standby, 'postgres', 'the time of now is there',
+		q(SELECT at > clock_timestamp() - interval '0.5 s' FROM beat));
+	my $id = sql(q(SELECT refit.backfill('t', 'n = n + 1')));
+	my $lags = $standby->safe_psql('postgres', <<"SQL");
 DO \$\$
 DECLARE
 	until timestamptz := clock_timestamp() + interval '@{[SAMPLE_S]} s';
@@ -131,27 +132,41 @@ BEGIN
 END \$\$;
 SELECT current_setting('refit_test.lags');
 SQL
-# What a machine with too much to do adds: the longest time that the sampler, which
-# sleeps 20 ms, was not let run.
-my ($gap, $last) = (0, undef);
-my ($budget, @samples) = split ' ', $lags;
-my @lags;
-foreach (@samples)
-{
-	my ($lag, $at) = split '/';
-
-	push @lags, $lag;
-	$gap = $at - $last if defined $last && $at - $last > $gap;
-	$last = $at;
+	$_->finish foreach ($replay, $beats);
+	return ($id, split ' ', $lags);
 }
-@lags = sort { $a <=> $b } @lags;
-my $p99 = $lags[ int(@lags * 0.99) ];
-my ($throttled, $done) = split /\|/,
-  sql("SELECT throttled_by, rows_done FROM refit.progress WHERE id = $id");
-diag(sprintf('lag of %d samples, at most %.0f ms apart: median %.0f ms, p99 %.0f ms, most %.0f ms; %s rows; %s',
-		scalar @lags, $gap, $lags[ @lags / 2 ], $p99, $lags[-1], $done // 'all', $throttled // 'not throttled'));
-$_->finish foreach ($replay, $beats);
-cmp_ok($p99, '<=', P99_MS + 2 * $gap, 'the 99th percentile of the lag is bounded');
+
+# What a machine with too much to do adds is the longest time that the sampler, which
+# sleeps 20 ms, was not let run; and the standby has the same machine: where the
+# lag is not bounded it is not in any of three tries.
+my ($id, $budget, @lags);
+my $tries = 0;
+my $is_bounded = 0;
+while (!$is_bounded && $tries++ < 3)
+{
+	my ($gap, $last) = (0, undef);
+
+	if (defined $id) { wait_state($node, 'postgres', $id, 'completed') }
+	$node->wait_for_catchup($standby);
+	($id, $budget, my @samples) = sample();
+	@lags = ();
+	foreach (@samples)
+	{
+		my ($lag, $at) = split '/';
+
+		push @lags, $lag;
+		$gap = $at - $last if defined $last && $at - $last > $gap;
+		$last = $at;
+	}
+	@lags = sort { $a <=> $b } @lags;
+	my $p99 = $lags[ int(@lags * 0.99) ];
+	my ($throttled, $done) = split /\|/,
+	  sql("SELECT throttled_by, rows_done FROM refit.progress WHERE id = $id");
+	diag(sprintf('lag of %d samples, at most %.0f ms apart: median %.0f ms, p99 %.0f ms, most %.0f ms; %s rows; %s',
+			scalar @lags, $gap, $lags[ @lags / 2 ], $p99, $lags[-1], $done // 'all', $throttled // 'not throttled'));
+	$is_bounded = $p99 <= P99_MS + 2 * $gap;
+}
+ok($is_bounded, 'the 99th percentile of the lag is bounded');
 cmp_ok(scalar @lags, '>', SAMPLE_S * 5, 'there were samples');
 is( sql("SELECT count(*) > 0 FROM refit.events WHERE migration_id = $id"
 		  . " AND message ~ '^(slowed|stopped) by signal replica_lag: .* of 1000 ms'"),
@@ -187,6 +202,6 @@ cmp_ok(sql("SELECT extract(epoch FROM clock_timestamp() - '$from')"),
 $standby->stop('immediate');
 $id = sql(q(SELECT refit.backfill('t', 'n = n + 1')));
 wait_state($node, 'postgres', $id, 'completed');
-is(sql('SELECT count(*) FROM t WHERE n = 3'), ROWS, 'every row was written three times');
+is(sql("SELECT count(*) FROM t WHERE n = $tries + 2"), ROWS, 'every row was written once by each');
 $node->stop;
 done_testing();
