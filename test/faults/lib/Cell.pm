@@ -339,6 +339,7 @@ sub race
 	my ($self) = @_;
 	my ($server, $fault) = ($self->{server}, $self->{fault});
 	my $sql = $self->{kind}{sql}{ $fault->{name} } // $fault->{sql};
+	my @refused = grep { defined } ($fault->{refused}, $self->{kind}{refused}{ $fault->{name} });
 	my $session = $server->session('race');
 	my @commands =
 	  $fault->{list}
@@ -354,7 +355,7 @@ sub race
 		my ($rows, $error) = $session->result;
 		$self->{another} = $rows if $fault->{another};
 		$self->problem("$command: $error")
-		  if defined $error && $error !~ ($fault->{refused} // qr/^never/);
+		  if defined $error && !grep { $error =~ $_ } @refused;
 	}
 	$server->release;
 	$self->write(1) if !$fault->{gone};
