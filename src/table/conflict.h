@@ -4,7 +4,8 @@
  *	  Which row of the twin is in the way of one that is to be inserted?
  *
  * Locks: the caller's, ROW EXCLUSIVE on the twin.  Nobody but the caller writes
- * to it, so nobody is waited for.
+ * to it, so nobody is waited for.  Rights: expressions and predicates of indexes
+ * are evaluated with the step's, which are the table's owner's, restricted.
  *
  *-------------------------------------------------------------------------
  */

@@ -16,8 +16,8 @@
  * The table is the same pg_class row all the time, so what refers to it never
  * notices.
  *
- * Of a partition tree all leaves are emptied, the ALTER TABLE runs on the root,
- * as the user would run it, and all leaves get their twins' storage.
+ * Of a tree of partitions or children all leaves are emptied, the ALTER TABLE runs
+ * on the root, as the user would run it, and all leaves get their twins' storage.
  * With a revert window capture is installed again, now for the old rows, which
  * the blank has since step 2.  Phase revert is the same way back: empty the
  * table with the twin, undo the actions (revert.c), put the blank's storage in
