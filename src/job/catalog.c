@@ -337,6 +337,23 @@ refit_catalog_select_leaf(RefitMigration *m, int number)
 	return true;
 }
 
+/* Makes the leaf to copy the one at work, keeping other processes from it. */
+bool
+refit_catalog_lock_leaf(RefitMigration *m, int number)
+{
+	Oid types[2] = {INT8OID, INT4OID};
+	Datum values[2] = {Int64GetDatum(m->id), Int32GetDatum(number)};
+	char *found =
+		refit_sql_text("SELECT number FROM refit.rewrite WHERE id = $1"
+					   " AND CASE WHEN $2 > 0 THEN number = $2"
+					   "  ELSE number > 0 AND copied_blocks < source_blocks END"
+					   " ORDER BY number DESC LIMIT 1 FOR UPDATE SKIP LOCKED",
+					   2, types, values);
+
+	/* as the one who had it until now has left it */
+	return found != NULL && refit_catalog_select_leaf(m, atoi(found));
+}
+
 /* Reads a migration with its progress and rewrite rows. */
 RefitMigration *
 refit_catalog_load(int64 id)

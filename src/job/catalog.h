@@ -38,6 +38,12 @@ extern List *refit_catalog_parents(const RefitMigration *m);
 extern void refit_catalog_use_leaf(RefitMigration *m, const RefitLeaf *leaf);
 /* By number, from 1; false: there is none. */
 extern bool refit_catalog_select_leaf(RefitMigration *m, int number);
+/*
+ * Takes a leaf's row until the end of the transaction, by its number, 0: of those
+ * that are not copied the last that nobody has.  False: somebody has it, or there
+ * is none.
+ */
+extern bool refit_catalog_lock_leaf(RefitMigration *m, int number);
 /* The twin of m->relid. */
 extern Oid refit_catalog_root_twin(const RefitMigration *m);
 /* Brings the counters of the copy up to date, over all leaves. */

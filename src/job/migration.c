@@ -30,7 +30,7 @@
  *
  * Locks: the claim (see claim.h), and for a moment the row.  Whoever helps
  * with a migration that somebody else has claimed holds another lock for his
- * chunk; state paused, and the final ones, are entered when nobody does.
+ * chunk; state paused, and phase cleanup, are entered when nobody does.
  *
  *-------------------------------------------------------------------------
  */
@@ -197,7 +197,6 @@ finish(RefitMigration *m)
 	refit_catalog_save_progress(m);
 	forget_worker(m);
 	refit_set_request(m, NULL);
-	refit_stop_help(m);
 	record_written(m);
 	refit_update_row(m,
 					 "DELETE FROM refit.owed WHERE id = $1 AND ($2 IS NULL)"
@@ -544,6 +543,8 @@ run_step(RefitMigration *m, const RefitPhase *phase, RefitBudget *budget)
 	Oid owner = role_for(m, phase);
 
 	REFIT_FAULT_IN(phase->name, "begun");
+	if (strcmp(phase->name, "cleanup") == 0) /* what helpers use goes */
+		refit_stop_help(m);
 	check_work_tables(m);
 	if (!phase->after_cutover && !refit_is_ddl(m))
 		check_submitter(m);
@@ -832,14 +833,16 @@ refit_migration_step(int64 id)
 static int
 do_help(RefitMigration *m)
 {
-	static const RefitPhase help = {"batches", "batches", refit_batch_help,
-									false};
+	RefitPhase help = *refit_find_phase(m);
 	RefitBudget budget = {.m = m};
 	RefitOutcome outcome;
 	instr_time now;
-	int rest = refit_governor_before(m);
+	int rest;
 
-	if (rest > 0)
+	help.step = help.help;
+	if (help.step == NULL)
+		return -1;
+	if ((rest = refit_governor_before(m)) > 0)
 		return rest;
 	budget.chunk_ms = refit_governor_budget(m);
 	INSTR_TIME_SET_CURRENT(budget.start);
@@ -866,8 +869,8 @@ refit_migration_help(int64 id)
 		PushActiveSnapshot(GetTransactionSnapshot());
 		m = refit_catalog_load(id);
 		apply_lock_timeout(m);
-		if (m != NULL && strcmp(m->state, "running") == 0 &&
-			is_in_phase(m, "batches") && m->request == NULL)
+		if (m != NULL && strcmp(m->state, "running") == 0 && m->phase != NULL &&
+			m->request == NULL)
 			rest = do_help(m);
 		PopActiveSnapshot();
 	}

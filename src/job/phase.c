@@ -45,7 +45,7 @@ static RefitOutcome divide_step(RefitMigration *m, RefitBudget *budget);
 
 static const RefitPhase phases[] = {
 	{NULL, "plan", plan_step, false},
-	{"batches", "batches", refit_batch_step, false},
+	{"batches", "batches", refit_batch_step, false, false, refit_batch_help},
 	{"batches", "cleanup", refit_build_cleanup, true},
 	{"drop", "drop", refit_index_drop_step, false},
 	{"drop", "cleanup", refit_index_cleanup, true},
@@ -55,7 +55,7 @@ static const RefitPhase phases[] = {
 	{"incremental", "cleanup", refit_index_cleanup, true},
 	{"mirror", "install", refit_mirror_install, false},
 	{"mirror", "divide", divide_step, false},
-	{"mirror", "batches", refit_batch_step, false},
+	{"mirror", "batches", refit_batch_step, false, false, refit_batch_help},
 	{"mirror", "cleanup", refit_build_cleanup, true},
 	{"unmirror", "detach", refit_mirror_detach, false},
 	{"unmirror", "cleanup", refit_build_cleanup, true},
@@ -75,7 +75,7 @@ static const RefitPhase phases[] = {
 	{"validate", "cleanup", refit_build_cleanup, true},
 	{"rewrite", "prepare", refit_build_prepare, false},
 	{"rewrite", "capture", refit_capture_install, false, true},
-	{"rewrite", "copy", refit_copy_step, false, true},
+	{"rewrite", "copy", refit_copy_step, false, true, refit_copy_help},
 	{"rewrite", "order", refit_build_order, false, true},
 	{"rewrite", "index", refit_build_index, false, true},
 	{"rewrite", "analyze", refit_build_analyze, false},

@@ -23,6 +23,7 @@ typedef struct RefitPhase
 	RefitStep step;
 	bool after_cutover; /* cannot be cancelled any more */
 	bool per_leaf;		/* done for one leaf after the other */
+	RefitStep help;		/* of a process that helps, or NULL */
 } RefitPhase;
 
 /* The entry of m->phase, which is set. */

@@ -30,17 +30,18 @@
  * too late and leaves.  Where there is a launcher, it comes back to work that
  * waits for one; otherwise one scan worker per database stays and does so.
  *
- * A pass over rows may want several processes (option workers).  Its worker, the
- * leader, then starts helpers, and starts them again when they have gone.  A
- * helper has a slot and a number, but no claim, and writes neither state nor
- * progress: it works chunks of parts that nobody has (part.h), by the same
- * governor, and leaves when there is no part, no leader, a request, or another
- * phase.
+ * A pass over rows, and the copy of a tree, may want several processes (option
+ * workers).  Its worker, the leader, then starts helpers, and starts them again
+ * when they have gone.  A helper has a slot and a number, but no claim, and writes
+ * neither state nor progress: it works chunks of parts (part.h), or leaves
+ * (copy.c), that nobody has, by the same governor, and leaves when there is none,
+ * no leader, a request, or another phase.
  *
  *	an ERROR in its chunk	   the chunk is undone, the error logged; it exits, and
  *							   the leader comes to the same part first
  *	SIGTERM, SIGKILL		   as above; its part is not given to helpers until the
- *							   leader has done a chunk of it
+ *							   leader has done a chunk of it; of a leaf any
+ *							   process does the next chunk
  *	the leader ends			   seen before the next chunk: exit 0
  *	pause, cancel			   so too; the leader waits for the chunk at hand
  *	no slot				   exit 0; the leader tries again in some seconds
@@ -823,10 +824,14 @@ read_wishes(Work *work, char **wishes, char **activity)
 				  " AND expires_at > pg_catalog.clock_timestamp())),"
 				  " pg_catalog.format('refit migration %s: %s', id,"
 				  " coalesce(phase, state)), state IN ('ready', 'revertible'),"
-				  " CASE WHEN state = 'running' AND phase = 'batches'"
-				  "  AND request IS NULL THEN options->>'workers' END,"
-				  " (SELECT pg_catalog.count(*) FROM refit.pass p"
-				  "  WHERE p.id = m.id AND NOT done AND NOT poison)"
+				  " CASE WHEN state = 'running' AND request IS NULL"
+				  "  AND phase IN ('batches', 'copy')"
+				  "  THEN options->>'workers' END,"
+				  " CASE phase WHEN 'copy' THEN"
+				  "  (SELECT pg_catalog.count(*) FROM refit.rewrite r"
+				  "   WHERE r.id = m.id AND copied_blocks < source_blocks)"
+				  " ELSE (SELECT pg_catalog.count(*) FROM refit.pass p"
+				  "  WHERE p.id = m.id AND NOT done AND NOT poison) END"
 				  " FROM refit.migration m WHERE id = $1",
 				  1, types, values, NULL) > 0)
 	{

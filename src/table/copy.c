@@ -37,6 +37,14 @@
  * copy starts again.  The baseline stays true: these commands keep xmin.  So
  * does it after a crash that emptied an unlogged twin.
  *
+ * Several processes
+ *	  Of a tree, helpers (see worker.c) copy other leaves meanwhile.  Who works a
+ *	  chunk has the row of its leaf in refit.rewrite locked and reads it after
+ *	  that, so it does not matter who did the chunk before.  The leader goes from
+ *	  the first leaf to the last, they from the last: they meet at the end, where
+ *	  it waits for the leaf that one of them has.  A row that cannot be converted
+ *	  ends the helper; the migration fails when the leader comes to it.
+ *
  * If the process dies: the chunk's transaction is gone, the next one cuts the
  * twin back.  A commit that was lost with synchronous_commit = off is the same.
  *
@@ -74,6 +82,9 @@
 /* Rows and bytes that go into one multi-insert. */
 #define BATCH_ROWS 1000
 #define BATCH_BYTES (1024 * 1024)
+
+/* Between two looks, in ms, at a leaf that a helper copies. */
+#define REST_HELPED 100
 
 /* One chunk at work. */
 typedef struct CopyChunk
@@ -395,8 +406,8 @@ is_copied(const RefitMigration *m)
  * One chunk.  How far a leaf's copy is stands with the leaf, in refit.rewrite;
  * the cursor is there for people.
  */
-RefitOutcome
-refit_copy_step(RefitMigration *m, RefitBudget *budget)
+static RefitOutcome
+copy_leaf(RefitMigration *m, RefitBudget *budget)
 {
 	CopyChunk *c;
 
@@ -419,10 +430,34 @@ refit_copy_step(RefitMigration *m, RefitBudget *budget)
 	end_chunk(c);
 	REFIT_FAULT("copy.chunk");
 	refit_catalog_save_rewrite(m);
-	refit_catalog_sum_copied(m);
 	m->progress.pending = refit_capture_pending(m);
 	if (m->progress.cursor < m->progress.cursor_end)
 		return REFIT_MORE;
 	REFIT_FAULT("copy.done");
 	return REFIT_NEXT;
+}
+
+/* One chunk of the leader, who takes one leaf after the other. */
+RefitOutcome
+refit_copy_step(RefitMigration *m, RefitBudget *budget)
+{
+	RefitOutcome outcome = REFIT_WAIT;
+
+	if (m->nleaves <= 1 || refit_catalog_lock_leaf(m, m->rewrite.number))
+		outcome = copy_leaf(m, budget);
+	else
+		budget->pause_ms = REST_HELPED;
+	refit_catalog_sum_copied(m); /* of all, whoever has copied it */
+	return outcome;
+}
+
+/* One chunk of a helper, who begins with the last leaf. */
+RefitOutcome
+refit_copy_help(RefitMigration *m, RefitBudget *budget)
+{
+	if (!refit_catalog_lock_leaf(m, 0))
+		return REFIT_NEXT;
+	REFIT_FAULT("copy.help");
+	(void) copy_leaf(m, budget);
+	return REFIT_MORE;
 }

@@ -14,5 +14,7 @@
 #include "refit.h"
 
 extern RefitOutcome refit_copy_step(RefitMigration *m, RefitBudget *budget);
+/* A chunk of a leaf that nobody copies, by a process that helps. */
+extern RefitOutcome refit_copy_help(RefitMigration *m, RefitBudget *budget);
 
 #endif /* REFIT_COPY_H */

@@ -206,6 +206,35 @@ sub checkpoint_pressure
 	wait_free($id, 'checkpoint_pressure');
 }
 
+# Catch-up rests for none of them: what it leaves, it must apply later.
+sub race
+{
+	my ($id, $before);
+
+	sql('UPDATE noise SET bytes = 0; CREATE TABLE race (id int PRIMARY KEY, k int);'
+		  . ' INSERT INTO race SELECT g, g FROM generate_series(1, 400) g');
+	$id = submit($node, 'postgres', 'race',
+		actions => 'ALTER COLUMN k TYPE int USING public.slowly(k)',
+		arguments => "cutover => 'manual', verify => 'off'",
+		chunk_time => '20ms');
+	wait_state($node, 'postgres', $id, 'ready');
+	set('max_wal_size = 8MB');
+	sql('UPDATE noise SET bytes = 500000');
+	$before = sql('SELECT checkpoints_req FROM pg_stat_bgwriter');
+	sql('UPDATE race SET k = k + 1');
+	wait_for($node, 'postgres', 'all is applied, and has forced checkpoints', <<"SQL");
+SELECT checkpoints_req > $before + 4 AND pending_changes = 0
+	FROM pg_stat_bgwriter, refit.progress WHERE id = $id
+SQL
+	is( sql("SELECT count(*) FROM refit.event WHERE migration_id = $id"
+			  . " AND detail ->> 'signal' = 'checkpoint_pressure'"),
+		'0', 'catch-up has not rested for the checkpoints that it has forced');
+	sql('UPDATE noise SET bytes = 0');
+	set('max_wal_size = 2GB');
+	sql("SELECT refit.cancel($id)");
+	wait_state($node, 'postgres', $id, 'cancelled');
+}
+
 # Waits until the worker has looked at the signals twice.
 sub sleep_a_look
 {
@@ -360,6 +389,7 @@ lock_waiters($id);
 vacuum($id);
 sql("SELECT refit.cancel($id)");
 wait_state($node, 'postgres', $id, 'cancelled');
+race();
 dead_rows();
 check_clean($node, 'postgres', 'dead');
 $node->stop;
