@@ -98,7 +98,7 @@ our @KINDS = (
 	{
 		name => 'partition tree, repack',
 		table => 'make_tree',
-		submit => "SELECT refit.repack('app.t', options => '{\"chunk_time\": \"1ms\"}')",
+		submit => "SELECT refit.repack('app.t', options => '{\"chunk_time\": \"1ms\", \"workers\": 2}')",
 		final => 'completed',
 		held => 'copy.chunk',
 		sql => $on_tree,
