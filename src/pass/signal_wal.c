@@ -217,13 +217,21 @@ static struct
 	int in_a_row;
 } seen;
 
-/* Does the migration apply what clients change meanwhile? */
+/*
+ * Does the migration apply what clients change meanwhile?  The verification does,
+ * before each of its chunks, and so does the cutover.
+ */
 static bool
 is_in_a_race(const RefitMigration *m)
 {
-	return m != NULL && m->phase != NULL &&
-		   (strcmp(m->phase, "catchup") == 0 ||
-			strcmp(m->phase, "catchback") == 0);
+	static const char *const phases[] = {"catchup",	  "verify",	 "cutover",
+										 "catchback", "recheck", "revert"};
+
+	if (m != NULL && m->phase != NULL)
+		for (int i = 0; i < lengthof(phases); i++)
+			if (strcmp(m->phase, phases[i]) == 0)
+				return true;
+	return false;
 }
 
 /*

@@ -30,7 +30,7 @@ shopt -s inherit_errexit # a side that fails within $() ends the script
 export LC_ALL=C.UTF-8
 
 # In the order of the table.  growth, which has one of its own, is run by name.
-bench_scripts=(rewrite repack index backfill migration stall cutover capture
+bench_scripts=(rewrite tree repack index backfill migration stall cutover capture
 	throughput phases validate governor revert mirror)
 
 bench_short=0 bench_dir= bench_results= bench_preload=pg_refit

@@ -341,18 +341,21 @@ static void
 add_submission(StrBuf *sql, const Load *load, const char *more)
 {
 	const char *order_by = load->opt.kind->order_by;
+	const char *workers =
+		load->opt.kind->is_partitioned ? ", options => '{\"workers\": 2}'" : "";
 
 	if (load->actions == NULL)
 	{
-		sb_add(sql, "SELECT refit.repack('zoo.item', %s%s%s)",
+		sb_add(sql, "SELECT refit.repack('zoo.item', %s%s%s%s)",
 			   order_by ? "'" : "", order_by ? order_by : "NULL",
-			   order_by ? "'" : "");
+			   order_by ? "'" : "", workers);
 		return;
 	}
 	sb_add(sql, "SELECT refit.alter_table('zoo.item', $$");
 	zoo_expand(sql, load->actions, "item");
-	sb_add(sql, "$$, cutover => '%s'%s)",
-		   find_mode(load->opt.mode)->is_manual ? "manual" : "auto", more);
+	sb_add(sql, "$$, cutover => '%s'%s%s)",
+		   find_mode(load->opt.mode)->is_manual ? "manual" : "auto", workers,
+		   more);
 }
 
 /* Submits the migration, with a revert window where the mode wants one. */

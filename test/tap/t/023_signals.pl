@@ -212,14 +212,14 @@ sub race
 	my ($id, $before);
 
 	sql('UPDATE noise SET bytes = 0; CREATE TABLE race (id int PRIMARY KEY, k int);'
-		  . ' INSERT INTO race SELECT g, g FROM generate_series(1, 400) g');
+		  . ' INSERT INTO race SELECT g, g FROM generate_series(1, 4000) g');
 	$id = submit($node, 'postgres', 'race',
 		actions => 'ALTER COLUMN k TYPE int USING public.slowly(k)',
 		arguments => "cutover => 'manual', verify => 'off'",
 		chunk_time => '20ms');
 	wait_state($node, 'postgres', $id, 'ready');
 	set('max_wal_size = 8MB');
-	sql('UPDATE noise SET bytes = 500000');
+	sql('UPDATE noise SET bytes = 100000');
 	$before = sql('SELECT checkpoints_req FROM pg_stat_bgwriter');
 	sql('UPDATE race SET k = k + 1');
 	wait_for($node, 'postgres', 'all is applied, and has forced checkpoints', <<"SQL");
