@@ -328,6 +328,13 @@ lock_everything(RefitMigration *m, const AlterTableStmt *stmt, List *leaves)
 		locks = lock_work_table(r->twin, locks);
 		locks = lock_work_table(r->blank, locks);
 	}
+	foreach(lc, refit_catalog_parents(m))
+	{
+		Oid blank = ((RefitLeaf *) lfirst(lc))->rewrite.blank;
+
+		if (OidIsValid(blank)) /* has no rows, but the dropped columns */
+			locks = lock_work_table(blank, locks);
+	}
 	return refit_polite_lock_try(m, locks);
 }
 
@@ -584,18 +591,21 @@ put_back(RefitMigration *m, const AlterTableStmt *stmt, List *leaves)
 	}
 }
 
-/* Makes the old rows' tables as wide as the leaves will be. */
-static void
-widen_blanks(List *leaves)
+/* Makes the old rows' tables as wide as the leaves will be; false: not now. */
+static bool
+widen_blanks(RefitMigration *m, List *leaves)
 {
 	ListCell *lc;
 
+	if (!are_work_tables_free(m, leaves))
+		return false;
 	foreach(lc, leaves)
 	{
 		RefitLeaf *leaf = lfirst(lc);
 
 		refit_inverse_widen(leaf->rewrite.blank, leaf->relid);
 	}
+	return true;
 }
 
 /* One try. */
@@ -610,11 +620,9 @@ refit_cutover_step(RefitMigration *m, RefitBudget *budget)
 	m->next_phase = back ? "catchback" : "catchup";
 	if (!apply_before_lock(m, leaves, &ms_per_key))
 		return REFIT_RETURN;
-	if (back)
-		widen_blanks(leaves);
 	m->cutover_attempts++;
 	warm_up(m);
-	if (!lock_everything(m, stmt, leaves))
+	if ((back && !widen_blanks(m, leaves)) || !lock_everything(m, stmt, leaves))
 	{
 		budget->pause_ms = refit_polite_lock_backoff(m);
 		return REFIT_WAIT;

@@ -39,6 +39,7 @@
 #include "parser/parse_coerce.h"
 #include "parser/parse_collate.h"
 #include "rewrite/rewriteHandler.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -771,6 +772,8 @@ refit_inverse_widen(Oid blank, Oid table)
 	int wanted = RelationGetDescr(rel)->natts;
 
 	table_close(narrow, NoLock);
+	if (natts < wanted)
+		LockRelationOid(blank, AccessExclusiveLock); /* private: */
 	for (int i = natts; i < wanted; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
