@@ -37,7 +37,9 @@ SELECT concat_ws(' ', 'column', attnum, attname, format_type(atttypid, atttypmod
 FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
 WHERE attrelid = t AND attnum > 0 AND NOT attisdropped
 UNION ALL
-SELECT concat_ws(' ', 'constraint', conrelid::regclass, conname,
+-- 18: NOT NULL has names, and ALTER TYPE gives those of partitions the parent's
+SELECT concat_ws(' ', 'constraint', conrelid::regclass,
+	CASE WHEN contype <> 'n' OR coninhcount = 0 THEN conname END,
 	pg_get_constraintdef(oid), 'valid', convalidated, connoinherit,
 	conindid::regclass, obj_description(oid, 'pg_constraint'))
 FROM pg_constraint WHERE t IN (conrelid, confrelid)
