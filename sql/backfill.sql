@@ -511,6 +511,16 @@ SELECT refit.backfill('t', 'n = 1', options => '{"worker": 2}');
 \set VERBOSITY default
 \echo :SQLSTATE
 
+-- The clauses know the table by the name that it had when they were written
+BEGIN;
+CREATE TABLE before (id int PRIMARY KEY, n int);
+INSERT INTO before VALUES (1, 1), (2, 1), (3, 1);
+SELECT refit.backfill('before', 'n = before.n + 1', 'before.id > 1') AS id \gset
+ALTER TABLE before RENAME TO after;
+COMMIT;
+SELECT * FROM ended(:id);
+SELECT * FROM after ORDER BY id;
+
 DROP SCHEMA backfill, backfill_2 CASCADE;
 DROP FOREIGN DATA WRAPPER refit_backfill_fdw CASCADE;
 DROP OWNED BY refit_backfill_owner;

@@ -792,7 +792,11 @@ refit_part_clauses(const RefitMigration *m)
 
 	clauses->kind = m->kind;
 	clauses->search_path = m->search_path;
-	clauses->alias = get_rel_name(m->relid);
+	clauses->alias =
+		refit_sql_text("SELECT name[array_upper(name, 1)] FROM (SELECT"
+					   " pg_catalog.parse_ident(relation) FROM refit.migration"
+					   " WHERE id = $1) AS r(name)",
+					   1, types, values);
 	if (strcmp(m->kind, "batched") == 0)
 		clauses->statement = m->definition;
 	clauses->set =

@@ -72,7 +72,10 @@ typedef struct RefitPartSums
 	int64 skipped;
 } RefitPartSums;
 
-/* What a migration's row says of the clauses; alias is the table's name. */
+/*
+ * What a migration's row says of the clauses; alias is the name that the table had
+ * when they were submitted.
+ */
 extern RefitClauses *refit_part_clauses(const RefitMigration *m);
 
 /*

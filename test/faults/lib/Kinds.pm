@@ -299,7 +299,7 @@ our @KINDS = (
 	{
 		name => 'backfill',
 		table => 'make_batches',
-		submit => "SELECT refit.backfill('app.t', 'times = times + 1',"
+		submit => "SELECT refit.backfill('app.t', 'times = t.times + 1',"
 		  . ' options => \'{"chunk_time": "1ms"}\')',
 		final => 'completed',
 		complete => "SELECT lab.is_done('times = 1')",
