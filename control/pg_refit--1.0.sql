@@ -111,6 +111,7 @@ CREATE TABLE refit.rewrite (
 	copied_rows bigint NOT NULL DEFAULT 0,
 	twin_blocks bigint NOT NULL DEFAULT 0,
 	toast_blocks bigint NOT NULL DEFAULT 0,
+	helper integer,
 	fingerprint text NOT NULL,
 	baseline text,
 	reversed boolean NOT NULL DEFAULT false,

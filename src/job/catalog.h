@@ -39,11 +39,16 @@ extern void refit_catalog_use_leaf(RefitMigration *m, const RefitLeaf *leaf);
 /* By number, from 1; false: there is none. */
 extern bool refit_catalog_select_leaf(RefitMigration *m, int number);
 /*
- * Takes a leaf's row until the end of the transaction, by its number, 0: of those
- * that are not copied the last that nobody has.  False: somebody has it, or there
- * is none.
+ * Take the row of a leaf until the end of the transaction: one by its number, one
+ * whose helper is gone, one that this helper has marked.  False: somebody has it,
+ * or there is none.
  */
 extern bool refit_catalog_lock_leaf(RefitMigration *m, int number);
+extern bool refit_catalog_lock_orphan(RefitMigration *m);
+extern bool refit_catalog_lock_helped(RefitMigration *m);
+/* Marks the last leaf to copy that nobody has as this helper's; false: none. */
+extern bool refit_catalog_mark_helped(const RefitMigration *m);
+extern void refit_catalog_unmark_helped(const RefitMigration *m);
 /* The twin of m->relid. */
 extern Oid refit_catalog_root_twin(const RefitMigration *m);
 /* Brings the counters of the copy up to date, over all leaves. */

@@ -10,9 +10,9 @@
  * The migrations of one table are worked one after the other: the one that has
  * begun, then the one with the smallest id.
  *
- * Who helps with a pass over rows has no claim, but a lock for each chunk.  He
- * begins one only while somebody leads; whoever puts an end to the work, by state
- * paused or a final one, keeps him out first.
+ * Who helps with a pass over rows, or a copy, has no claim, but a lock for each
+ * chunk.  He begins one only while somebody leads; whoever puts an end to the work,
+ * by state paused or phase cleanup, keeps him out first.
  *
  *-------------------------------------------------------------------------
  */

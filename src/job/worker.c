@@ -40,8 +40,7 @@
  *	an ERROR in its chunk	   the chunk is undone, the error logged; it exits, and
  *							   the leader comes to the same part first
  *	SIGTERM, SIGKILL		   as above; its part is not given to helpers until the
- *							   leader has done a chunk of it; of a leaf any
- *							   process does the next chunk
+ *							   leader has done a chunk of it
  *	the leader ends			   seen before the next chunk: exit 0
  *	pause, cancel			   so too; the leader waits for the chunk at hand
  *	no slot				   exit 0; the leader tries again in some seconds

@@ -42,8 +42,10 @@
  *	  chunk has the row of its leaf in refit.rewrite locked and reads it after
  *	  that, so it does not matter who did the chunk before.  The leader goes from
  *	  the first leaf to the last, they from the last: they meet at the end, where
- *	  it waits for the leaf that one of them has.  A row that cannot be converted
- *	  ends the helper; the migration fails when the leader comes to it.
+ *	  it waits for the leaf that one of them has.  A helper marks a leaf before its
+ *	  first chunk, durably.  The leader does the next chunk of one whose helper is
+ *	  gone, so a row that is an error, or that kills its process, is the leader's
+ *	  before anybody else meets it again, and what fails him fails the migration.
  *
  * If the process dies: the chunk's transaction is gone, the next one cuts the
  * twin back.  A commit that was lost with synchronous_commit = off is the same.
@@ -437,13 +439,32 @@ copy_leaf(RefitMigration *m, RefitBudget *budget)
 	return REFIT_NEXT;
 }
 
+/*
+ * One chunk of a leaf whose helper is gone, which may be what has killed it: the
+ * leader does it, whose deaths are counted, and then goes on with his own.
+ */
+static bool
+copy_orphan(RefitMigration *m, RefitBudget *budget)
+{
+	int number = m->rewrite.number;
+
+	if (m->nleaves <= 1 || !refit_catalog_lock_orphan(m))
+		return false;
+	(void) copy_leaf(m, budget);
+	refit_catalog_unmark_helped(m);
+	(void) refit_catalog_select_leaf(m, number);
+	return true;
+}
+
 /* One chunk of the leader, who takes one leaf after the other. */
 RefitOutcome
 refit_copy_step(RefitMigration *m, RefitBudget *budget)
 {
 	RefitOutcome outcome = REFIT_WAIT;
 
-	if (m->nleaves <= 1 || refit_catalog_lock_leaf(m, m->rewrite.number))
+	if (copy_orphan(m, budget))
+		outcome = REFIT_MORE;
+	else if (m->nleaves <= 1 || refit_catalog_lock_leaf(m, m->rewrite.number))
 		outcome = copy_leaf(m, budget);
 	else
 		budget->pause_ms = REST_HELPED;
@@ -451,12 +472,20 @@ refit_copy_step(RefitMigration *m, RefitBudget *budget)
 	return outcome;
 }
 
-/* One chunk of a helper, who begins with the last leaf. */
+/*
+ * One chunk of a helper, who begins with the last leaf.  That he has begun one is
+ * durable before its first chunk.
+ */
 RefitOutcome
 refit_copy_help(RefitMigration *m, RefitBudget *budget)
 {
-	if (!refit_catalog_lock_leaf(m, 0))
-		return REFIT_NEXT;
+	if (!refit_catalog_lock_helped(m))
+	{
+		if (!refit_catalog_mark_helped(m))
+			return REFIT_NEXT;
+		ForceSyncCommit();
+		return REFIT_MORE;
+	}
 	REFIT_FAULT("copy.help");
 	(void) copy_leaf(m, budget);
 	return REFIT_MORE;

@@ -1,7 +1,8 @@
 # Several processes copy a partition tree: each leaf once, whoever does its chunks.
 # They stop and go on together, get over the end of any of them, over VACUUM FULL
 # and TRUNCATE of a leaf at work, end with the migration, and the promoted standby
-# goes on.  A row that cannot be converted, met by a helper, fails the migration.
+# goes on.  A row that cannot be converted, or that kills its process, fails the
+# migration, also when a helper meets it first.
 use strict;
 use warnings;
 
@@ -191,6 +192,34 @@ wait_for($node, 'postgres', 'it is over',
 is(sql("SELECT state, error_code, error_detail ~ '119000' FROM refit.migration WHERE id = $id"),
 	'failed|22012|t', 'the migration fails and names the row');
 check_clean($node, 'postgres', 'bad_3');
+
+# A row of the last leaf kills whoever converts it
+make('cursed');
+sql(<<"SQL");
+CREATE FUNCTION curse(id int, k int) RETURNS bigint LANGUAGE plpgsql AS \$\$
+BEGIN
+	IF id = 119000 AND (pg_catalog.pg_stat_file('curse', true)).size IS NOT NULL THEN
+		EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'kill -9 ' || pg_backend_pid());
+	END IF;
+	RETURN k;
+END \$\$;
+SQL
+append_to_file($node->data_dir . '/curse', 'on');
+# the server may be gone before it answers
+eval
+{
+	$node->psql('postgres', "SELECT refit.alter_table('cursed',"
+		  . " 'ALTER k TYPE bigint USING public.curse(id, k)', name => 'cursed',"
+		  . ' options => \'{"chunk_time": "10ms", "workers": 2}\')');
+};
+wait_for($node, 'postgres', 'it is over',
+	"SELECT finished_at IS NOT NULL FROM refit.migration WHERE name = 'cursed'");
+$id = sql("SELECT id FROM refit.migration WHERE name = 'cursed'");
+is(sql("SELECT state, error_code FROM refit.migration WHERE id = $id"),
+	'failed|57P02', 'a row that kills its process each time ends the migration');
+unlink $node->data_dir . '/curse';
+sql("SELECT refit.retry($id)");
+check_end($node, 'cursed');
 
 # The standby goes on
 $node->backup('base');
