@@ -144,20 +144,27 @@ wait_a_little(bool alone)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* An ERROR when the migration's worker waits for this transaction. */
+/*
+ * An ERROR when the migration's worker waits for this transaction: for a lock of
+ * it, or for its snapshot, which counts unless the call is alone.  A worker that
+ * has not looked since this transaction began may name the one before it.
+ */
 static void
-check_not_in_the_way(int64 id)
+check_not_in_the_way(int64 id, bool alone)
 {
-	Oid types[1] = {INT8OID};
-	Datum values[1] = {Int64GetDatum(id)};
+	Oid types[2] = {INT8OID, BOOLOID};
+	Datum values[2] = {Int64GetDatum(id), BoolGetDatum(alone)};
 
 	if (refit_sql_text("SELECT 1 FROM refit.migration_progress p"
 					   " JOIN refit.migration m USING (id)"
 					   " WHERE id = $1 AND m.state = 'running'"
 					   " AND m.strategy IN ('command', 'concurrently')"
-					   " AND pg_backend_pid() = ANY"
-					   "  (pg_blocking_pids(p.worker_pid))",
-					   1, types, values) != NULL)
+					   " AND (pg_backend_pid() = ANY"
+					   "  (pg_blocking_pids(p.worker_pid))"
+					   "  OR NOT $2 AND p.updated_at > now() + interval '1s'"
+					   "   AND p.waiting_for LIKE"
+					   "   'pid ' || pg_backend_pid() || ',%')",
+					   2, types, values) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("migration " INT64_FORMAT
@@ -191,7 +198,7 @@ wait_for_state(int64 id, TimestampTz deadline, bool alone)
 		if (GetCurrentTimestamp() >= deadline)
 			return "timeout";
 		PushActiveSnapshot(GetLatestSnapshot());
-		check_not_in_the_way(id);
+		check_not_in_the_way(id, alone);
 		PopActiveSnapshot();
 		wait_a_little(alone);
 	}

@@ -23,14 +23,17 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 #include "ddl/command.h"
 #include "ddl/fate.h"
 #include "job/catalog.h"
+#include "util/snapshots.h"
 #include "util/sqlutil.h"
 
 /* Of this migration. */
@@ -331,12 +334,19 @@ refit_fate_is_pending(const RefitMigration *m)
 				  " WHERE w.id = $1") != NULL;
 }
 
-/* Who began before the partition was seen to be half detached, or NULL. */
+/*
+ * Who began before the partition was seen to be half detached, or NULL.  Not who
+ * has a snapshot that DETACH ... FINALIZE does not wait for either, as refit.wait()
+ * has: it may well have begun before, and waits for us.
+ */
 char *
 refit_fate_older_transactions(const RefitMigration *m)
 {
-	Oid types[1] = {INT8OID};
-	Datum values[1] = {Int64GetDatum(m->id)};
+	Oid types[2] = {INT8OID, TEXTARRAYOID};
+	Datum values[2] = {
+		Int64GetDatum(m->id),
+		PointerGetDatum(strlist_to_textarray(refit_snapshots_older(
+			InvalidTransactionId, PROC_IS_AUTOVACUUM | PROC_IN_VACUUM)))};
 
 	SPI_connect();
 	refit_sql("UPDATE refit.command SET pending_at ="
@@ -344,14 +354,18 @@ refit_fate_older_transactions(const RefitMigration *m)
 			  " AND pending_at IS NULL",
 			  1, types, values, NULL);
 	SPI_finish();
-	return ask(m, "SELECT 'pid ' || a.pid || ', ' || coalesce(a.state, '?')"
-				  " || ', for ' || date_trunc('milliseconds',"
-				  "  clock_timestamp() - a.xact_start)"
-				  " FROM refit.command w, pg_catalog.pg_stat_activity a"
-				  " WHERE w.id = $1 AND a.pid <> pg_backend_pid()"
-				  " AND a.datname = current_database()"
-				  " AND (a.backend_xmin IS NOT NULL"
-				  "  OR a.backend_xid IS NOT NULL)"
-				  " AND a.xact_start < w.pending_at"
-				  " ORDER BY a.xact_start LIMIT 1");
+	return refit_sql_text(
+		"SELECT 'pid ' || a.pid || ', ' || coalesce(a.state, '?')"
+		" || ', for ' || date_trunc('milliseconds',"
+		"  clock_timestamp() - a.xact_start)"
+		" FROM refit.command w, pg_catalog.pg_stat_activity a"
+		" JOIN pg_catalog.pg_locks l ON l.pid = a.pid"
+		"  AND l.locktype = 'virtualxid' AND l.granted"
+		"  AND l.virtualxid = l.virtualtransaction"
+		" WHERE w.id = $1 AND a.pid <> pg_backend_pid()"
+		" AND a.datname = current_database()"
+		" AND (l.virtualxid = ANY ($2) OR a.backend_xid IS NOT NULL)"
+		" AND a.xact_start < w.pending_at"
+		" ORDER BY a.xact_start LIMIT 1",
+		2, types, values);
 }

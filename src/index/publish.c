@@ -30,9 +30,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "storage/bufmgr.h"
-#include "storage/lock.h"
 #include "storage/proc.h"
-#include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -45,6 +43,7 @@
 #include "job/catalog.h"
 #include "util/fault.h"
 #include "util/polite_lock.h"
+#include "util/snapshots.h"
 #include "util/sqlutil.h"
 
 /* ms between two looks whether old snapshots are gone. */
@@ -53,23 +52,6 @@
 /*
  * Old snapshots
  */
-
-/* Transactions of others with a snapshot that may be older than that xid. */
-static VirtualTransactionId *
-old_snapshots(TransactionId limit, int *n)
-{
-	return GetCurrentVirtualXIDs(
-		limit, true, false,
-		PROC_IS_AUTOVACUUM | PROC_IN_VACUUM | PROC_IN_SAFE_IC, n);
-}
-
-/* A transaction, as pg_locks writes it. */
-static char *
-print_vxid(VirtualTransactionId vxid)
-{
-	return psprintf("%d/%u", (int) refit_vxid_backend(vxid),
-					vxid.localTransactionId);
-}
 
 /* Is a word in a text of words? */
 static bool
@@ -86,19 +68,18 @@ static char *
 list_waits(TransactionId limit, const char *before, int *n)
 {
 	StringInfoData result;
-	int most;
-	VirtualTransactionId *vxids = old_snapshots(limit, &most);
+	ListCell *lc;
 
 	initStringInfo(&result);
 	appendStringInfo(&result, "%u ", limit);
 	*n = 0;
-	for (int i = 0; i < most; i++)
+	foreach(lc,
+			refit_snapshots_older(limit, PROC_IS_AUTOVACUUM | PROC_IN_VACUUM |
+											 PROC_IN_SAFE_IC))
 	{
-		char *word = print_vxid(vxids[i]);
-
-		if (before != NULL && !has_word(before, word))
+		if (before != NULL && !has_word(before, lfirst(lc)))
 			continue;
-		appendStringInfo(&result, "%s ", word);
+		appendStringInfo(&result, "%s ", (char *) lfirst(lc));
 		(*n)++;
 	}
 	return result.data;

@@ -120,6 +120,32 @@ is($node->safe_psql($db, "SELECT refit.wait($id, '30s')"), 'completed', 'it is d
 is($node->safe_psql($db, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'p'::regclass"), '1',
 	'and is no partition any more');
 
+# refit.wait() is not in its way, though it began before the partition was seen
+# to be half detached, or one that has a snapshot is told that it is
+$node->safe_psql($db, 'CREATE TABLE p3 PARTITION OF p FOR VALUES IN (3)');
+$node->safe_psql($db, 'CREATE TABLE p4 PARTITION OF p FOR VALUES IN (4)');
+for my $case (['p3', "SELECT refit.wait(ID, '30s')"],
+	['p4', "DO \$\$ BEGIN PERFORM refit.wait(ID, '30s'); END \$\$"])
+{
+	my ($part, $call) = @$case;
+	$reader = $node->background_psql($db, on_error_stop => 1);
+	$reader->query_safe('BEGIN; SELECT count(*) FROM p;');
+	$node->safe_psql($db,
+		"SELECT refit.pause(refit.ddl('ALTER TABLE p DETACH PARTITION $part CONCURRENTLY', '$part'))");
+	$id = $node->safe_psql($db, "SELECT id FROM refit.migrations WHERE name = '$part'");
+	$call =~ s/ID/$id/;
+	my $waiter = $node->background_psql($db, on_error_stop => 0);
+	$waiter->query_until(qr/queued|running/, "SELECT refit.resume($id);\n$call;\n\\echo ended\n");
+	wait_for($node, $db, 'the partition is seen to be half detached',
+		"SELECT pending_at IS NOT NULL FROM refit.command WHERE id = $id");
+	$reader->query_safe('COMMIT');
+	$reader->quit;
+	like($waiter->query_until(qr/ended/, '') . $waiter->{stderr},
+		$part eq 'p3' ? qr/completed/ : qr/waits for this transaction to end/, "$part: what refit.wait() says");
+	$waiter->quit;
+	wait_state($node, $db, $id, 'completed');
+}
+
 # given up while it is half detached: there is no way back, so it is ended
 $reader = $node->background_psql($db, on_error_stop => 1);
 $reader->query_safe('BEGIN; SELECT count(*) FROM p;');
