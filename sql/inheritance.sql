@@ -298,8 +298,6 @@ SELECT * FROM differences();
 SELECT rewritten();
 
 -- What cannot be done is said before anything is touched
-SELECT refit.alter_table('base', 'ALTER qty TYPE numeric', revertible => '1 hour');
-\echo :SQLSTATE
 SELECT refit.mirror_column('leg', 'qty', 'plain');
 \echo :SQLSTATE
 CREATE TABLE other () INHERITS (leg);

@@ -183,8 +183,9 @@ refit_build_prepare(RefitMigration *m, RefitBudget *budget)
 		refit_actions_run_private(refit_actions_for_twin(stmt, m->relid),
 								  ((RefitTwin *) linitial(twins))->twin,
 								  m->search_path);
-	refit_inherit_leave_untouched(twins);
-	if (m->revertible)
+	if (!m->revertible)
+		refit_inherit_leave_untouched(twins);
+	else
 		inverses = find_inverses(m, stmt, twins);
 	m->nleaves = 0;
 	foreach(lc, twins)

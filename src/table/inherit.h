@@ -34,7 +34,8 @@ extern bool refit_inherit_recurses(const AlterTableStmt *stmt);
 extern void refit_inherit_link(List *twins);
 /*
  * After the actions: twins that they have left as they were, but for the first,
- * are no leaves; their tables need no rewrite.
+ * are no leaves; their tables need no rewrite.  Not with a revert window: what
+ * undoes the actions may well reach them, and must not meet rows.
  */
 extern void refit_inherit_leave_untouched(List *twins);
 

@@ -5,6 +5,8 @@
  *
  * The text is a JSON object:
  *	  undrop		numbers of the columns to copy back from the blank
+ *	  origins		columns that are to have parents again: number, how many, and
+ *					whether they are the table's own too
  *	  actions		what follows ALTER TABLE, in an order that does not matter,
  *					since PostgreSQL sorts actions by kind
  *	  indexes		CREATE INDEX statements of indexes that went with a column
@@ -27,6 +29,7 @@
 #include "catalog/dependency.h"
 #include "catalog/heap.h"
 #include "catalog/indexing.h"
+#include "catalog/objectaddress.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
@@ -231,11 +234,16 @@ find_lost_reference(Relation source, Relation twin, const AlterTableStmt *stmt)
 					   dropped_constraints(stmt)};
 
 	return refit_sql_text(
-		"SELECT format('foreign key \"%s\", which goes, refers to the tree"
+		"WITH RECURSIVE tree(relid) AS (SELECT $1 UNION"
+		" SELECT CASE relid WHEN inhrelid THEN inhparent ELSE inhrelid END"
+		" FROM tree JOIN pg_catalog.pg_inherits"
+		"  ON relid IN (inhrelid, inhparent))"
+		" SELECT format('foreign key \"%s\", which goes, refers to the tree"
 		" itself', f.conname) FROM pg_catalog.pg_constraint f"
+		" JOIN pg_catalog.pg_class c ON c.oid = f.conrelid"
 		" WHERE f.conrelid = $1 AND f.contype = 'f' AND f.conparentid = 0"
-		" AND f.confrelid IN"
-		"  (SELECT relid FROM pg_partition_tree(pg_partition_root($1)))"
+		" AND (f.confrelid <> $1 OR c.relispartition OR c.relkind = 'p')"
+		" AND f.confrelid IN (TABLE tree)"
 		" AND (f.conname = ANY ($3) OR EXISTS"
 		"  (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = $2"
 		"   AND attisdropped AND attnum = ANY (f.conkey))) LIMIT 1",
@@ -262,40 +270,47 @@ refit_inverse_obstacle(Relation source, Relation twin, Oid key_index,
 	return reason;
 }
 
-/* Numbers of the columns that the actions drop. */
-List *
-refit_inverse_dropped_columns(Oid source, Oid twin)
+/* The columns that the actions drop, or take parents from. */
+RefitLostColumns *
+refit_inverse_lost_columns(Oid source, Oid twin)
 {
 	Oid types[2] = {OIDOID, OIDOID};
 	Datum values[2] = {ObjectIdGetDatum(source), ObjectIdGetDatum(twin)};
+	RefitLostColumns *lost = palloc(sizeof(RefitLostColumns));
 
-	return refit_sql_list(
+	lost->dropped = refit_sql_list(
 		"SELECT o.attnum FROM pg_catalog.pg_attribute o"
 		" JOIN pg_catalog.pg_attribute n"
 		"  ON n.attrelid = $2 AND n.attnum = o.attnum AND n.attisdropped"
 		" WHERE o.attrelid = $1 AND o.attnum > 0 AND NOT o.attisdropped"
 		" ORDER BY 1",
 		2, types, values);
+	lost->origins = refit_sql_text(
+		"SELECT coalesce(jsonb_agg(jsonb_build_object('attnum', attnum,"
+		"  'parents', parents, 'local', attislocal)), '[]') FROM ("
+		" SELECT o.attnum, o.attislocal, o.attinhcount - CASE"
+		"  WHEN n.attisdropped THEN 0 ELSE n.attinhcount END AS parents"
+		" FROM pg_catalog.pg_attribute o JOIN pg_catalog.pg_attribute n"
+		"  ON n.attrelid = $2 AND n.attnum = o.attnum"
+		" WHERE o.attrelid = $1 AND NOT o.attisdropped) x WHERE parents > 0",
+		2, types, values);
+	return lost;
 }
 
 /* What undoes the actions. */
 char *
 refit_inverse_find(Oid source, Oid twin, const AlterTableStmt *stmt,
-				   List *dropped)
+				   const RefitLostColumns *lost)
 {
-	Oid types[4] = {OIDOID, OIDOID, NAMEARRAYOID, TEXTARRAYOID};
-	Datum *columns = palloc(sizeof(Datum) * Max(1, list_length(dropped)));
-	Datum values[4];
-	ListCell *lc;
+	Oid types[5] = {OIDOID, OIDOID, NAMEARRAYOID, TEXTARRAYOID, TEXTOID};
+	Datum values[5];
 
-	foreach(lc, dropped)
-		columns[foreach_current_index(lc)] = CStringGetTextDatum(lfirst(lc));
 	values[0] = ObjectIdGetDatum(source);
 	values[1] = ObjectIdGetDatum(twin);
 	values[2] = dropped_constraints(stmt);
-	values[3] = PointerGetDatum(construct_array(
-		columns, list_length(dropped), TEXTOID, -1, false, TYPALIGN_INT));
-	return refit_sql_text(INVERSE, 4, types, values);
+	values[3] = PointerGetDatum(strlist_to_textarray(lost->dropped));
+	values[4] = CStringGetTextDatum(lost->origins);
+	return refit_sql_text(INVERSE, 5, types, values);
 }
 
 /* A member of the text, as text; NULL where it is not there. */
@@ -420,8 +435,8 @@ undrop_column(Oid relid, Oid from, AttrNumber attnum)
 	att->attrelid = relid;
 	att->attnotnull = false; /* an action sets it */
 	att->atthasdef = false;	 /* so does StoreAttrDefault */
-	att->attislocal = !get_rel_relispartition(relid);
-	att->attinhcount = att->attislocal ? 0 : 1;
+	att->attislocal = true;	 /* for the time being, see add_parents() */
+	att->attinhcount = 0;
 	CatalogTupleUpdate(pg_attribute, &now->t_self, copy);
 	record_dependencies(relid, copy);
 	record_roles(relid, attnum, copy);
@@ -441,14 +456,37 @@ undrop_column(Oid relid, Oid from, AttrNumber attnum)
 	CommandCounterIncrement();
 }
 
+/*
+ * Gives columns the parents again that they have lost, because a table above has
+ * their column again, or will have it.
+ */
+static void
+add_parents(const char *origins, Oid relid)
+{
+	Oid types[2] = {TEXTOID, OIDOID};
+	Datum values[2] = {CStringGetTextDatum(origins), ObjectIdGetDatum(relid)};
+
+	SPI_connect();
+	refit_sql("UPDATE pg_catalog.pg_attribute a"
+			  " SET attinhcount = attinhcount + o.parents, attislocal = o.local"
+			  " FROM jsonb_to_recordset($1::jsonb)"
+			  "  AS o(attnum int2, parents int, local boolean)"
+			  " WHERE a.attrelid = $2 AND a.attnum = o.attnum",
+			  2, types, values, NULL);
+	SPI_finish();
+	CommandCounterIncrement();
+}
+
 /* Makes dropped columns what they are in another table. */
 void
-refit_inverse_undrop(List *columns, Oid relid, Oid from)
+refit_inverse_undrop(const RefitLostColumns *lost, Oid relid, Oid from)
 {
 	ListCell *lc;
 
-	foreach(lc, columns)
+	foreach(lc, lost->dropped)
 		undrop_column(relid, from, atoi(lfirst(lc)));
+	if (strcmp(lost->origins, "[]") != 0)
+		add_parents(lost->origins, relid);
 }
 
 /* Makes the indexes that went with columns. */
@@ -594,6 +632,7 @@ void
 refit_inverse_warm_up(const RefitMigration *nothing)
 {
 	(void) elements(nothing->rewrite.inverse, "undrop");
+	add_parents("[]", InvalidOid);
 	(void) all_actions(nothing);
 	rename_indexes(nothing);
 	run_commands(nothing, NARROW_SEQUENCES);
@@ -605,8 +644,10 @@ refit_inverse_warm_up(const RefitMigration *nothing)
 void
 refit_inverse_undrop_columns(const RefitMigration *m)
 {
-	refit_inverse_undrop(elements(m->rewrite.inverse, "undrop"), m->leaf,
-						 m->rewrite.blank);
+	RefitLostColumns lost = {.dropped = elements(m->rewrite.inverse, "undrop"),
+							 .origins = member(m->rewrite.inverse, "origins")};
+
+	refit_inverse_undrop(&lost, m->leaf, m->rewrite.blank);
 }
 
 /* Runs it on the empty table. */

@@ -36,16 +36,25 @@
 extern char *refit_inverse_obstacle(Relation source, Relation twin,
 									Oid key_index, const AlterTableStmt *stmt,
 									const char *search_path);
-/* Numbers, as text, of the columns that the actions drop. */
-extern List *refit_inverse_dropped_columns(Oid source, Oid twin);
-/* Makes dropped columns of a table what they are in another one. */
-extern void refit_inverse_undrop(List *columns, Oid relid, Oid from);
+/* Columns that the actions take away. */
+typedef struct RefitLostColumns
+{
+	List *dropped; /* their numbers, as text */
+	char
+		*origins; /* JSON text: those that have fewer parents, dropped or not */
+} RefitLostColumns;
+
+extern RefitLostColumns *refit_inverse_lost_columns(Oid source, Oid twin);
+/* Makes them in a table what they are in another one. */
+extern void refit_inverse_undrop(const RefitLostColumns *lost, Oid relid,
+								 Oid from);
 /*
  * What undoes the actions but for those columns, as JSON text, from a table and
  * its twin, which has them again.
  */
 extern char *refit_inverse_find(Oid source, Oid twin,
-								const AlterTableStmt *stmt, List *dropped);
+								const AlterTableStmt *stmt,
+								const RefitLostColumns *lost);
 /* Runs it on that twin. */
 extern void refit_inverse_run_private(const char *inverse, Oid twin);
 /* NULL, or what the twin is not as its table is. */

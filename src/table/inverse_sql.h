@@ -6,10 +6,11 @@
  *
  * $1 is the table, of the old definition, $2 its twin, of the new one but with
  * the columns there again that the actions drop, $3 the names of constraints
- * that they drop, $4 the numbers of those columns.
+ * that they drop, $4 the numbers of those columns, $5 the parents that columns
+ * have again.
  *
- * Where the twin is a partition, what undoes the actions in the tables above it
- * has been run.  What those hand down is left out; and names say nothing there,
+ * Where the twin is a partition or a child, what undoes the actions in the tables
+ * above it has been run.  What those hand down is left out; and names say nothing there,
  * neither of indexes nor of the constraints that they enforce, since PostgreSQL
  * makes them up.
  *
@@ -34,7 +35,7 @@
  * only the columns tell of NOT NULL.
  */
 #define IS_TOP \
-	"(SELECT NOT relispartition FROM pg_catalog.pg_class WHERE oid = $2)"
+	"(NOT EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = $2))"
 
 /*
  * The indexes of a relation: what each stores and is held to, and whether it is
@@ -214,7 +215,7 @@
 /* What undoes the actions: what the columns are joined by nothing else. */
 #define INVERSE \
 	"WITH c AS " COLUMNS " SELECT jsonb_build_object(" \
-	" 'undrop', to_jsonb($4::int2[])," \
+	" 'undrop', to_jsonb($4::int2[]), 'origins', $5::jsonb," \
 	" 'actions', (SELECT coalesce(string_agg(action, ', '), '')" \
 	"  FROM (" ACTIONS ") a)," \
 	" 'indexes', (SELECT coalesce(jsonb_agg(pg_get_indexdef(i.indexrelid)" \
@@ -249,18 +250,29 @@
 	"   WHERE indrelid = $1 AND x IS NOT NULL))," \
 	" 'references', " REFERENCES ")::text"
 
-/* Everything of a definition that must come back, a line each. */
+/*
+ * Everything of a definition that must come back, a line each.  What comes from
+ * parents that are no partitioned tables PostgreSQL counts.
+ */
 #define DESCRIPTION(relid) \
 	"(SELECT format('column %I', a.attname) AS what, concat_ws('|', a.attnum," \
 	"  a.atttypid, a.atttypmod, a.attcollation, a.attnotnull, a.attidentity," \
 	"  a.attgenerated, a.attstorage, a.attcompression," \
-	"  coalesce(a.attstattarget, -1), pg_get_expr(d.adbin, a.attrelid)) AS def" \
-	" FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d" \
+	"  coalesce(a.attstattarget, -1), pg_get_expr(d.adbin, a.attrelid)," \
+	"  CASE WHEN NOT c.relispartition THEN format('%s %s', a.attislocal," \
+	"   a.attinhcount) END) AS def" \
+	" FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c" \
+	"  ON c.oid = a.attrelid LEFT JOIN pg_catalog.pg_attrdef d" \
 	"  ON d.adrelid = a.attrelid AND d.adnum = a.attnum" \
 	" WHERE a.attrelid = " relid " AND a.attnum > 0 AND NOT a.attisdropped" \
 	" UNION ALL SELECT CASE WHEN " IS_TOP " OR contype = 'c'" \
 	"  THEN format('constraint %I', conname) ELSE 'a constraint' END," \
-	"  concat_ws('|', contype, def) FROM " CONSTRAINTS(relid) " k" \
+	"  concat_ws('|', contype, pg_get_constraintdef(k.oid)," \
+	"  CASE WHEN contype IN ('c', 'n') AND NOT c.relispartition" \
+	"   THEN format('%s %s', conislocal, coninhcount) END)" \
+	" FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c" \
+	"  ON c.oid = conrelid WHERE conrelid = " relid \
+	" AND contype IN (" CONSTRAINT_TYPES ")" \
 	" UNION ALL SELECT CASE WHEN " IS_TOP " THEN format('index %I', relname)" \
 	"  ELSE 'an index' END, concat_ws('|', is_handed_down, shape)" \
 	" FROM " INDEXES(relid) " i" \

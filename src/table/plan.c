@@ -626,12 +626,6 @@ judge_revert(Trial *trial)
 		plan->irreversible = pstrdup("a repack does not change the definition");
 		return;
 	}
-	if (refit_inherit_has_relatives(trial->request->relid))
-	{
-		plan->irreversible =
-			pstrdup("the old rows of an inheritance tree are not kept");
-		return;
-	}
 	edata = refit_attempt(try_inverse, trial, true);
 	if (edata == NULL)
 		return;
@@ -656,7 +650,8 @@ try_actions(Trial *trial)
 		((RefitTwin *) linitial(trial->twins))->twin, request->search_path);
 	choose_strategy(trial->plan, request->stmt, trial->twins, before);
 	refit_dependents_check(request->relid, request->stmt, trial->twins);
-	refit_inherit_leave_untouched(trial->twins);
+	if (!request->revertible)
+		refit_inherit_leave_untouched(trial->twins);
 }
 
 /*

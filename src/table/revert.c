@@ -112,7 +112,7 @@ refit_revert_open_window(RefitMigration *m)
 	REFIT_FAULT("cutover.window");
 }
 
-/* All tables of the tree with their rewrites, parents before partitions. */
+/* All tables of the tree with their rewrites, parents before those below. */
 static List *
 all_members(const RefitMigration *m)
 {
@@ -122,14 +122,17 @@ all_members(const RefitMigration *m)
 	ListCell *lc;
 	ListCell *lc_rewrite;
 
-	foreach(lc, refit_tree_members(m->relid))
+	foreach(lc, refit_tree_reach(m->relid, refit_actions_of(m)))
 		foreach(lc_rewrite, rewrites)
 			if (((RefitLeaf *) lfirst(lc_rewrite))->relid == lfirst_oid(lc))
 				result = lappend(result, lfirst(lc_rewrite));
 	return result;
 }
 
-/* What undoes the actions in all tables, as one statement. */
+/*
+ * What undoes the actions in all tables, as one statement; with the actions
+ * themselves, since it reaches the tables that they reach.  It is not to be run.
+ */
 AlterTableStmt *
 refit_revert_stmt(RefitMigration *m)
 {
@@ -143,6 +146,7 @@ refit_revert_stmt(RefitMigration *m)
 		stmt->cmds = list_concat(stmt->cmds, refit_inverse_stmt(m)->cmds);
 	}
 	refit_catalog_use_leaf(m, &leaf);
+	stmt->cmds = list_concat(stmt->cmds, refit_actions_of(m)->cmds);
 	return stmt;
 }
 

@@ -163,7 +163,7 @@ refit_shape_fingerprint(Oid relid)
 		"SELECT md5(coalesce(string_agg(x.t, E'\\n' ORDER BY x.t), '')) FROM ("
 		" SELECT 'a' || concat_ws('|', attnum, attname, atttypid, atttypmod,"
 		"  attcollation, attnotnull, attisdropped, attidentity, attgenerated,"
-		"  attlen, attalign) AS t"
+		"  attlen, attalign, attislocal, attinhcount) AS t"
 		" FROM pg_catalog.pg_attribute WHERE attrelid = $1 AND attnum > 0"
 		" UNION ALL SELECT 'd' || adnum || adbin::text FROM pg_catalog.pg_attrdef"
 		" WHERE adrelid = $1"

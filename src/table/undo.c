@@ -11,6 +11,8 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/pg_class.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "table/inverse.h"
@@ -30,13 +32,20 @@ typedef struct UndoSearch
 	char *reason;
 } UndoSearch;
 
-/* Says which partition a reason is about. */
+/* Says which table of the tree a reason is about. */
 static char *
 name_member(const UndoSearch *search, const RefitTwin *t, char *reason)
 {
 	if (reason == NULL || t == linitial(search->twins))
 		return reason;
 	return psprintf("%s, in %s", reason, refit_qualified_name(t->source));
+}
+
+/* Can a table have rows? */
+static bool
+has_rows(const RefitTwin *t)
+{
+	return get_rel_relkind(t->source) != RELKIND_PARTITIONED_TABLE;
 }
 
 /* Is there something in a table that cannot come back? */
@@ -48,7 +57,7 @@ find_obstacle(const UndoSearch *search, const RefitTwin *t)
 	Oid key_index = InvalidOid;
 	char *reason;
 
-	if (t->is_leaf)
+	if (has_rows(t))
 		key_index = refit_plan_choose_key(source, t->twin, search->stmt,
 										  search->search_path);
 	reason = refit_inverse_obstacle(source, twin, key_index, search->stmt,
@@ -62,24 +71,23 @@ find_obstacle(const UndoSearch *search, const RefitTwin *t)
 static char *
 find_by_running(UndoSearch *search)
 {
-	List *dropped = NIL;
+	List *lost = NIL;
 	char *reason = NULL;
 	ListCell *lc;
-	ListCell *lc_dropped;
+	ListCell *lc_lost;
 
 	foreach(lc, search->twins)
 	{
 		RefitTwin *t = lfirst(lc);
-		List *columns = refit_inverse_dropped_columns(t->source, t->twin);
 
-		refit_inverse_undrop(columns, t->twin, t->source);
-		dropped = lappend(dropped, columns);
+		lost = lappend(lost, refit_inverse_lost_columns(t->source, t->twin));
+		refit_inverse_undrop(llast(lost), t->twin, t->source);
 	}
-	forboth(lc, search->twins, lc_dropped, dropped)
+	forboth(lc, search->twins, lc_lost, lost)
 	{
 		RefitTwin *t = lfirst(lc);
 		char *inverse = refit_inverse_find(t->source, t->twin, search->stmt,
-										   lfirst(lc_dropped));
+										   lfirst(lc_lost));
 
 		refit_inverse_run_private(inverse, t->twin);
 		search->inverses = lappend(search->inverses, inverse);
@@ -101,18 +109,18 @@ static void
 find_inverses(void *arg)
 {
 	UndoSearch *search = arg;
-	bool has_rows = false;
+	bool found_rows = false;
 	ListCell *lc;
 
 	foreach(lc, search->twins)
 	{
 		RefitTwin *t = lfirst(lc);
 
-		has_rows = has_rows || t->is_leaf;
+		found_rows = found_rows || has_rows(t);
 		if (search->reason == NULL)
 			search->reason = find_obstacle(search, t);
 	}
-	if (!has_rows)
+	if (!found_rows)
 		search->reason = pstrdup("there are no partitions, and so no old rows");
 	if (search->reason == NULL)
 		search->reason = find_by_running(search);
