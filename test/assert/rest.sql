@@ -142,7 +142,12 @@ SELECT refit.wait(:id);
 CREATE TABLE heir () INHERITS (t);
 INSERT INTO heir (id, n) SELECT g, g FROM generate_series(3000, 3100) g;
 ALTER TABLE heir ADD PRIMARY KEY (id);
-SELECT refit.alter_table('t', 'ALTER n TYPE bigint') AS id \gset
+SELECT refit.alter_table('t', 'ALTER n TYPE bigint', options => '{"workers": 2}') AS id \gset
+SELECT refit.wait(:id);
+SELECT refit.alter_table('t', 'ALTER n TYPE numeric, DROP COLUMN words', revertible => '1 hour') AS id \gset
+SELECT refit.wait(:id);
+UPDATE t SET n = n + 1 WHERE id > 3050;
+SELECT refit.revert(:id);
 SELECT refit.wait(:id);
 DO $$
 BEGIN

@@ -690,13 +690,19 @@ create_views(Load *load, PGconn *conn)
 
 /* Publishes the table, some of it, and all tables; an unlogged one cannot be
  * published, and one that is cannot become unlogged.  Some of a partitioned
- * table can be published only as a whole. */
+ * table can be published only as a whole.  18 wants generated columns published
+ * where the whole row is its replica identity. */
 static void
 create_publications(const Load *load, PGconn *conn)
 {
 	if (load->opt.kind->persistence == NULL)
-		exec_or_die(conn, "CREATE PUBLICATION zoo_pub FOR TABLE zoo.item;"
-						  "CREATE PUBLICATION zoo_some FOR TABLE zoo.item"
+		exec_or_die(conn,
+					PQserverVersion(conn) >= 180000
+						? "CREATE PUBLICATION zoo_pub FOR TABLE zoo.item"
+						  " WITH (publish_generated_columns = stored)"
+						: "CREATE PUBLICATION zoo_pub FOR TABLE zoo.item");
+	if (load->opt.kind->persistence == NULL)
+		exec_or_die(conn, "CREATE PUBLICATION zoo_some FOR TABLE zoo.item"
 						  " (born, note) WHERE (owner < 500)"
 						  " WITH (publish = 'insert',"
 						  " publish_via_partition_root = true)");

@@ -107,7 +107,7 @@ our @KINDS = (
 		name => 'inheritance tree',
 		table => 'make_heirs',
 		submit => "SELECT refit.alter_table('app.t', 'ALTER id TYPE bigint, ALTER n TYPE bigint',"
-		  . ' options => \'{"chunk_time": "1ms"}\')',
+		  . ' options => \'{"chunk_time": "1ms", "workers": 2}\')',
 		final => 'completed',
 		changed => "SELECT lab.is_everywhere('id', 'bigint')",
 		held => 'copy.chunk',
@@ -119,6 +119,20 @@ our @KINDS = (
 		  . " 'ADD CONSTRAINT k_range CHECK (k >= 0), ALTER n SET NOT NULL')",
 		final => 'completed',
 		changed => "SELECT lab.type_of('n') = 'integer NOT NULL'",
+	},
+	{
+		name => 'inheritance tree, reverted',
+		table => 'make_heirs',
+		submit => $revertible,
+		whenever => {
+			revertible => 'SELECT refit.revert(id) FROM refit.migration WHERE id = :id'
+			  . " AND request IS NULL AND $in_window"
+		},
+		barred => 'SELECT refit.finish(:id)',
+		final => 'reverted',
+		changed => "SELECT lab.is_everywhere('id', 'bigint')",
+		held => 'window.batch',
+		late => 1,
 	},
 	{
 		name => 'partition tree, reverted',
