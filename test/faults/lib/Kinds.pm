@@ -107,7 +107,7 @@ our @KINDS = (
 		name => 'inheritance tree',
 		table => 'make_heirs',
 		submit => "SELECT refit.alter_table('app.t', 'ALTER id TYPE bigint, ALTER n TYPE bigint',"
-		  . ' options => \'{"chunk_time": "1ms", "workers": 2}\')',
+		  . ' options => \'{"chunk_time": "1ms"}\')',
 		final => 'completed',
 		changed => "SELECT lab.is_everywhere('id', 'bigint')",
 		held => 'copy.chunk',
@@ -324,7 +324,7 @@ our @KINDS = (
 		name => 'backfill of a tree',
 		table => 'make_batches_tree',
 		submit => "SELECT refit.backfill('app.t', 'times = t.times + 1',"
-		  . ' options => \'{"chunk_time": "1ms", "workers": 2}\')',
+		  . ' options => \'{"chunk_time": "1ms"}\')',
 		final => 'completed',
 		complete => "SELECT lab.is_done('times = 1')",
 		held => 'batches.chunk',

@@ -137,7 +137,7 @@ sub gated_actions
 }
 
 # Submits int to bigint and returns the migration's id.  actions, arguments:
-# SQL; throttle: from the first moment on; chunk_time.
+# SQL; throttle: from the first moment on; chunk_time; workers.
 sub submit
 {
 	my ($node, $db, $table, %params) = @_;
@@ -145,10 +145,11 @@ sub submit
 	my $arguments = $params{arguments} ? ", $params{arguments}" : '';
 	my $chunk_time = $params{chunk_time} // '500ms';
 	my $throttle = $params{throttle} // 0;
+	my $workers = $params{workers} // 1;
 	my $id = $node->safe_psql($db, <<"SQL");
 BEGIN;
 SELECT refit.alter_table('$table', '$actions',
-	options => '{"chunk_time": "$chunk_time"}'$arguments) AS id \\gset
+	options => '{"chunk_time": "$chunk_time", "workers": $workers}'$arguments) AS id \\gset
 SELECT refit.throttle($throttle, id => :id) \\g /dev/null
 COMMIT;
 SELECT :id;

@@ -1,6 +1,6 @@
-# An inheritance tree whose tables all have rows: the server stops at once and the
-# worker is killed in each phase, each time at another table, while clients write
-# through the parent and to its children; then the way back, after which the
+# An inheritance tree whose tables all have rows, copied by several processes: the
+# server stops at once and the worker is killed in each phase, each time at another
+# table, while clients write through the parent and to its children; then the way back, after which the
 # catalogs say what they said before; and tables that come or go meanwhile.
 use strict;
 use warnings;
@@ -20,7 +20,8 @@ use constant ACTIONS => 'ALTER COLUMN v TYPE varchar(100), ALTER COLUMN id TYPE 
 
 # Where the row with an id is: at the remainder by 4.
 my @members = qw(orders orders_a orders_b orders_ab);
-my $node = new_node('inheritance', allows_streaming => 1);
+my $node = new_node('inheritance', allows_streaming => 1,
+	conf => "refit.max_workers = 4\n");
 my $writer;
 
 # The tree: a table with columns in another order, one that is dropped and some of
@@ -182,7 +183,7 @@ close_gate($node, 'postgres', 'orders', INDEX_GATE);
 # Capture: some tables have it, one cannot be locked.
 my $session = $node->background_psql('postgres');
 $session->query_safe("BEGIN; UPDATE orders_rest SET k = k; LOCK orders_ab IN ROW EXCLUSIVE MODE");
-my $id = submit($node, 'postgres', 'orders', actions => ACTIONS);
+my $id = submit($node, 'postgres', 'orders', actions => ACTIONS, workers => 3);
 wait_for($node, 'postgres', 'some tables are captured',
 	"SELECT count(*) BETWEEN 2 AND 8 FROM pg_trigger WHERE tgname ~ 'refit'");
 crash($session);
@@ -191,6 +192,8 @@ crash($session);
 wait_gate($node, 'postgres', $id, 'copy');
 crash();
 wait_gate($node, 'postgres', $id, 'copy');
+wait_for($node, 'postgres', 'others have copied the children meanwhile',
+	"SELECT count(*) = 3 FROM refit.rewrite WHERE id = $id AND number > 1 AND copied_blocks > 0");
 open_gate($node, COPY_GATE);
 wait_gate($node, 'postgres', $id, 'index');
 close_gate($node, 'postgres', 'orders', CATCHUP_GATE);
@@ -220,6 +223,25 @@ write_on();
 $id = submit($node, 'postgres', 'orders',
 	actions => 'ALTER COLUMN v TYPE text, ALTER COLUMN id TYPE int');
 wait_state($node, 'postgres', $id, 'completed');
+stop_writer($writer);
+check_members('integer', 'text');
+check_described($node, 'postgres', $_, $before{$_}) foreach sort keys %before;
+
+# There once more, and back by the revert: the server stops in the window, and on
+# the way back.
+write_on();
+$id = submit($node, 'postgres', 'orders',
+	actions => 'ALTER COLUMN v TYPE varchar(100), ALTER COLUMN id TYPE bigint',
+	arguments => "revertible => '1 day'");
+wait_state($node, 'postgres', $id, 'revertible');
+crash();
+wait_for($node, 'postgres', 'the window goes on',
+	"SELECT message ~ 'kept in step' FROM refit.progress WHERE id = $id");
+$node->safe_psql('postgres', "SELECT refit.revert($id)");
+wait_for($node, 'postgres', 'the way back is begun',
+	"SELECT phase <> 'window' FROM refit.migration WHERE id = $id");
+crash();
+wait_state($node, 'postgres', $id, 'reverted');
 stop_writer($writer);
 check_members('integer', 'text');
 check_described($node, 'postgres', $_, $before{$_}) foreach sort keys %before;
