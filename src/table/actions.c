@@ -394,3 +394,23 @@ refit_actions_split_constraints(AlterTableStmt *stmt)
 	stmt->cmds = kept;
 	return split;
 }
+
+/* Names of the constraints that the actions drop, as name[]. */
+Datum
+refit_actions_dropped_constraints(const AlterTableStmt *stmt)
+{
+	Datum *names = palloc(sizeof(Datum) * Max(1, list_length(stmt->cmds)));
+	int n = 0;
+	ListCell *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_DropConstraint)
+			names[n++] =
+				DirectFunctionCall1(namein, CStringGetDatum(cmd->name));
+	}
+	return PointerGetDatum(
+		construct_array(names, n, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR));
+}

@@ -49,6 +49,9 @@ extern void refit_actions_run_public(const AlterTableStmt *stmt, Oid relid,
 extern bool refit_actions_alters_type(const AlterTableStmt *stmt,
 									  const char *column, Node **using_expr);
 
+/* Names of the constraints that the actions drop, as name[]. */
+extern Datum refit_actions_dropped_constraints(const AlterTableStmt *stmt);
+
 /*
  * Takes the constraints out of the actions that existing rows are to be checked
  * against, makes them NOT VALID and returns them as actions of their own.

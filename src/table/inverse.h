@@ -29,13 +29,6 @@
 #include "nodes/parsenodes.h"
 #include "utils/rel.h"
 
-/*
- * Why the actions, which were run on the twin, cannot be undone: what would be
- * lost for good; or NULL.  key_index: of the table; 0: it has no rows.
- */
-extern char *refit_inverse_obstacle(Relation source, Relation twin,
-									Oid key_index, const AlterTableStmt *stmt,
-									const char *search_path);
 /* Columns that the actions take away. */
 typedef struct RefitLostColumns
 {

@@ -16,6 +16,7 @@
 #include "utils/rel.h"
 
 #include "table/inverse.h"
+#include "table/obstacle.h"
 #include "table/plan.h"
 #include "table/tree.h"
 #include "table/undo.h"
@@ -60,8 +61,8 @@ find_obstacle(const UndoSearch *search, const RefitTwin *t)
 	if (has_rows(t))
 		key_index = refit_plan_choose_key(source, t->twin, search->stmt,
 										  search->search_path);
-	reason = refit_inverse_obstacle(source, twin, key_index, search->stmt,
-									search->search_path);
+	reason = refit_obstacle_find(source, twin, key_index, search->stmt,
+								 search->search_path);
 	table_close(twin, NoLock);
 	table_close(source, NoLock);
 	return name_member(search, t, reason);
