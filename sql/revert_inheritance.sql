@@ -233,7 +233,7 @@ DELETE FROM base WHERE id < 0;
 -- PostgreSQL counts parents as if nothing had been: a column goes where it comes from above only
 BEGIN;
 ALTER TABLE base DROP COLUMN spare;
-SELECT attrelid::regclass FROM pg_attribute WHERE attname = 'spare' AND attrelid::regclass::text ~ '(base|arm|leg|both_sides|last_one)$' ORDER BY 1::text;
+SELECT attrelid::regclass FROM pg_attribute WHERE attname = 'spare' AND attrelid::regclass::text ~ '(base|arm|leg|both_sides|last_one)$' ORDER BY attrelid::regclass::text COLLATE "C";
 ROLLBACK;
 SELECT nspname FROM pg_namespace WHERE nspname ~ '^refit_';
 
