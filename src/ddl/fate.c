@@ -343,10 +343,7 @@ char *
 refit_fate_older_transactions(const RefitMigration *m)
 {
 	Oid types[2] = {INT8OID, TEXTARRAYOID};
-	Datum values[2] = {
-		Int64GetDatum(m->id),
-		PointerGetDatum(strlist_to_textarray(refit_snapshots_older(
-			InvalidTransactionId, PROC_IS_AUTOVACUUM | PROC_IN_VACUUM)))};
+	Datum values[2] = {Int64GetDatum(m->id)};
 
 	SPI_connect();
 	refit_sql("UPDATE refit.command SET pending_at ="
@@ -354,6 +351,8 @@ refit_fate_older_transactions(const RefitMigration *m)
 			  " AND pending_at IS NULL",
 			  1, types, values, NULL);
 	SPI_finish();
+	values[1] = PointerGetDatum(strlist_to_textarray(refit_snapshots_older(
+		InvalidTransactionId, PROC_IS_AUTOVACUUM | PROC_IN_VACUUM)));
 	return refit_sql_text(
 		"SELECT 'pid ' || a.pid || ', ' || coalesce(a.state, '?')"
 		" || ', for ' || date_trunc('milliseconds',"

@@ -33,8 +33,7 @@
 typedef struct RefitLostColumns
 {
 	List *dropped; /* their numbers, as text */
-	char
-		*origins; /* JSON text: those that have fewer parents, dropped or not */
+	char *origins; /* JSON text: those that have lost parents, dropped or not */
 } RefitLostColumns;
 
 extern RefitLostColumns *refit_inverse_lost_columns(Oid source, Oid twin);

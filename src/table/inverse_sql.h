@@ -9,10 +9,10 @@
  * that they drop, $4 the numbers of those columns, $5 the parents that columns
  * have again.
  *
- * Where the twin is a partition or a child, what undoes the actions in the tables
- * above it has been run.  What those hand down is left out; and names say nothing there,
- * neither of indexes nor of the constraints that they enforce, since PostgreSQL
- * makes them up.
+ * Where the twin is a partition or a child, what undoes the actions in the
+ * tables above it has been run.  What those hand down is left out; and names say
+ * nothing there, neither of indexes nor of the constraints that they enforce,
+ * since PostgreSQL makes them up, or they are the child's own affair.
  *
  *-------------------------------------------------------------------------
  */
