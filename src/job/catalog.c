@@ -359,62 +359,16 @@ refit_catalog_lock_leaf(RefitMigration *m, int number)
 					 number);
 }
 
-/* One that a helper has begun who is gone. */
+/* One that the leader (0) or a helper has begun; see share.h. */
 bool
-refit_catalog_lock_orphan(RefitMigration *m)
-{
-	return lock_leaf(m,
-					 "SELECT number FROM refit.rewrite WHERE id = $1"
-					 " AND number > $2 AND copied_blocks < source_blocks"
-					 " AND helper IS NOT NULL AND NOT EXISTS (SELECT"
-					 "  FROM pg_catalog.pg_stat_get_activity(helper))"
-					 " ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED",
-					 0);
-}
-
-/* One that this helper has begun. */
-bool
-refit_catalog_lock_helped(RefitMigration *m)
+refit_catalog_lock_begun(RefitMigration *m, int pid)
 {
 	return lock_leaf(m,
 					 "SELECT number FROM refit.rewrite WHERE id = $1"
 					 " AND helper = $2 AND number > 0"
 					 " AND copied_blocks < source_blocks"
 					 " ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED",
-					 MyProcPid);
-}
-
-/* Begins one that nobody has, for this helper. */
-bool
-refit_catalog_mark_helped(const RefitMigration *m)
-{
-	Oid types[2] = {INT8OID, INT4OID};
-	Datum values[2] = {Int64GetDatum(m->id), Int32GetDatum(MyProcPid)};
-	bool found;
-
-	SPI_connect();
-	found = refit_sql("UPDATE refit.rewrite SET helper = $2 WHERE id = $1"
-					  " AND number = (SELECT number FROM refit.rewrite"
-					  "  WHERE id = $1 AND helper IS NULL AND number > 0"
-					  "  AND copied_blocks < source_blocks"
-					  "  ORDER BY number DESC LIMIT 1 FOR UPDATE SKIP LOCKED)",
-					  2, types, values, NULL) > 0;
-	SPI_finish();
-	return found;
-}
-
-/* The leaf is as one that nobody has begun. */
-void
-refit_catalog_unmark_helped(const RefitMigration *m)
-{
-	Oid types[2] = {INT8OID, INT4OID};
-	Datum values[2] = {Int64GetDatum(m->id), Int32GetDatum(m->rewrite.number)};
-
-	SPI_connect();
-	refit_sql("UPDATE refit.rewrite SET helper = NULL WHERE id = $1"
-			  " AND number = $2",
-			  2, types, values, NULL);
-	SPI_finish();
+					 pid);
 }
 
 /* Reads a migration with its progress and rewrite rows. */

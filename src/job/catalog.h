@@ -39,16 +39,12 @@ extern void refit_catalog_use_leaf(RefitMigration *m, const RefitLeaf *leaf);
 /* By number, from 1; false: there is none. */
 extern bool refit_catalog_select_leaf(RefitMigration *m, int number);
 /*
- * Take the row of a leaf until the end of the transaction: one by its number, one
- * whose helper is gone, one that this helper has marked.  False: somebody has it,
- * or there is none.
+ * Take the row of a leaf to copy until the end of the transaction: one by its
+ * number, one that the leader (0) or a helper, by its pid, has begun.  False:
+ * somebody has it, or there is none.
  */
 extern bool refit_catalog_lock_leaf(RefitMigration *m, int number);
-extern bool refit_catalog_lock_orphan(RefitMigration *m);
-extern bool refit_catalog_lock_helped(RefitMigration *m);
-/* Marks the last leaf to copy that nobody has as this helper's; false: none. */
-extern bool refit_catalog_mark_helped(const RefitMigration *m);
-extern void refit_catalog_unmark_helped(const RefitMigration *m);
+extern bool refit_catalog_lock_begun(RefitMigration *m, int pid);
 /* The twin of m->relid. */
 extern Oid refit_catalog_root_twin(const RefitMigration *m);
 /* Brings the counters of the copy up to date, over all leaves. */

@@ -654,7 +654,9 @@ settle_step(RefitMigration *m, const RefitPhase *phase, RefitOutcome outcome,
  * That many a time without a finished step between is an error like another, or
  * a step that kills the server would do so for ever.  True: recorded, in a
  * transaction that does nothing else, and for good: the next step may crash the
- * server at once.  Who stood still was not at work.
+ * server at once.  Who stood still was not at work.  Chunks begin short after it,
+ * or one that reaches the row that kills would come after one that does not, many
+ * times over.
  */
 static bool
 notice_deaths(RefitMigration *m)
@@ -668,6 +670,7 @@ notice_deaths(RefitMigration *m)
 	if (pid == 0 || pid == MyProcPid || m->progress.stands_still ||
 		refit_catalog_is_given_up(m) || strcmp(m->state, "running") != 0)
 		return false;
+	refit_governor_begin_short(m);
 	if (++m->progress.deaths > MOST_DEATHS)
 	{
 		ErrorData edata = {.sqlerrcode = ERRCODE_CRASH_SHUTDOWN};
@@ -799,6 +802,20 @@ apply_lock_timeout(const RefitMigration *m)
 	refit_set_local("lock_timeout", psprintf("%d", refit_polite_lock_budget()));
 }
 
+/*
+ * Must the step outlive a crash?  The cutover, and whatever a client may have been
+ * told.  And a chunk that is short since the last death: if it could be lost with
+ * the next one, nobody would come nearer to the row that kills.
+ */
+static bool
+must_be_durable(const RefitMigration *m, int rest)
+{
+	return rest < 0 || m->phase == NULL ||
+		   (strcmp(m->phase, "copy") != 0 && strcmp(m->phase, "batches") != 0 &&
+			strcmp(m->phase, "insert") != 0) ||
+		   refit_governor_is_short(m);
+}
+
 /* Does one unit of work. */
 int
 refit_migration_step(int64 id)
@@ -817,15 +834,10 @@ refit_migration_step(int64 id)
 	m = refit_catalog_load(id);
 	apply_lock_timeout(m);
 	rest = m == NULL ? -1 : do_step(m);
+	if (m != NULL && must_be_durable(m, rest))
+		ForceSyncCommit();
 	PopActiveSnapshot();
 	AtEOXact_GUC(false, guc_level);
-
-	/* the cutover, and whatever a client may have been told, is durable */
-	if (m != NULL &&
-		(rest < 0 || m->phase == NULL ||
-		 (strcmp(m->phase, "copy") != 0 && strcmp(m->phase, "batches") != 0 &&
-		  strcmp(m->phase, "insert") != 0)))
-		ForceSyncCommit();
 	return rest;
 }
 
@@ -853,7 +865,10 @@ do_help(RefitMigration *m)
 		return -1;
 	if (outcome == REFIT_WAIT)
 		return budget.pause_ms;
-	return refit_governor_after(m, (int) INSTR_TIME_GET_MILLISEC(now));
+	rest = refit_governor_after(m, (int) INSTR_TIME_GET_MILLISEC(now));
+	if (must_be_durable(m, rest))
+		ForceSyncCommit();
+	return rest;
 }
 
 /* Does a chunk of a migration that somebody else works. */

@@ -34,8 +34,8 @@
  * workers).  Its worker, the leader, then starts helpers, and starts them again
  * when they have gone.  A helper has a slot and a number, but no claim, and writes
  * neither state nor progress: it works chunks of parts (part.h), or leaves
- * (copy.c), that nobody has, by the same governor, and leaves when there is none,
- * no leader, a request, or another phase.
+ * (copy.c), that nobody has (share.h), by the same governor, and leaves when there
+ * is none, no leader, a request, or another phase.
  *
  *	an ERROR in its chunk	   the chunk is undone, the error logged; it exits, and
  *							   the leader comes to the same part first

@@ -39,6 +39,7 @@
 #include "utils/rls.h"
 
 #include "job/catalog.h"
+#include "job/share.h"
 #include "pass/governor.h"
 #include "rows/batch.h"
 #include "rows/part.h"
@@ -63,6 +64,8 @@
 
 /* Between two looks, in ms, at the last parts, which helpers have. */
 #define REST_HELPED 100
+
+static const RefitShare parts = REFIT_SHARE("pass", "NOT done AND NOT poison");
 
 /* Processes that a table is divided for. */
 #define MOST_WORKERS 32
@@ -729,12 +732,16 @@ work_chunk(Chunk *c, RefitBudget *budget)
 RefitOutcome
 refit_batch_step(RefitMigration *m, RefitBudget *budget)
 {
-	Chunk c = {.m = m, .part = refit_part_next(m, false)};
+	Chunk c = {.m = m};
 	RefitOutcome outcome;
 
+	if (refit_share_is_wanted(m) && refit_share_mark_own(m, &parts))
+		return REFIT_MORE;
+	c.part = refit_part_next(m, false);
 	if (c.part == NULL)
 		return end_pass(m, budget);
 	outcome = work_chunk(&c, budget);
+	refit_share_end_chunk(m);
 	show_progress(m, &c);
 	return outcome;
 }
@@ -746,7 +753,7 @@ refit_batch_help(RefitMigration *m, RefitBudget *budget)
 	Chunk c = {.m = m, .part = refit_part_next(m, true)};
 
 	if (c.part == NULL)
-		return refit_part_mark(m) ? REFIT_MORE : REFIT_NEXT;
+		return refit_share_mark(m, &parts) ? REFIT_MORE : REFIT_NEXT;
 	REFIT_FAULT("batches.help");
 	return work_chunk(&c, budget);
 }

@@ -655,8 +655,8 @@ read_part(MemoryContext context)
 }
 
 /*
- * The next part.  The leader begins with one that fails or that somebody has died
- * at, and leaves those of living helpers to them as long as there are others.
+ * The next part.  The leader begins with one that fails, then comes his own, and he
+ * leaves those of helpers to them as long as there are others.
  */
 RefitPart *
 refit_part_next(const RefitMigration *m, bool helps)
@@ -674,9 +674,8 @@ refit_part_next(const RefitMigration *m, bool helps)
 				  " key, filenode::int8"
 				  " FROM refit.pass p WHERE id = $1 AND NOT done"
 				  " AND (NOT $2 OR (helper = $3 AND NOT poison))"
-				  " ORDER BY (poison OR helper IS NOT NULL AND NOT EXISTS ("
-				  "  SELECT FROM pg_catalog.pg_stat_get_activity(helper)))"
-				  "  DESC, helper IS NOT NULL, number"
+				  " ORDER BY poison DESC, (helper = 0) IS TRUE DESC,"
+				  "  helper IS NOT NULL, number"
 				  " LIMIT 1 FOR UPDATE SKIP LOCKED",
 				  3, types, values, NULL) > 0)
 	{
@@ -685,26 +684,6 @@ refit_part_next(const RefitMigration *m, bool helps)
 	}
 	SPI_finish();
 	return part;
-}
-
-/* Gives this helper a part that nobody has. */
-bool
-refit_part_mark(const RefitMigration *m)
-{
-	Oid types[2] = {INT8OID, INT4OID};
-	Datum values[2] = {Int64GetDatum(m->id), Int32GetDatum(MyProcPid)};
-	bool found;
-
-	SPI_connect();
-	found = refit_sql("UPDATE refit.pass SET helper = $2 WHERE id = $1"
-					  " AND number = (SELECT number FROM refit.pass"
-					  "  WHERE id = $1 AND helper IS NULL AND NOT done"
-					  "  AND NOT poison ORDER BY number DESC LIMIT 1"
-					  "  FOR UPDATE SKIP LOCKED)",
-					  2, types, values, NULL) > 0;
-	SPI_finish();
-	ForceSyncCommit();
-	return found;
 }
 
 /* Closes what refit_part_next has opened. */
@@ -721,11 +700,11 @@ refit_part_close(RefitPart *part)
 void
 refit_part_save(const RefitMigration *m, const RefitPart *part)
 {
-	Oid types[16] = {INT8OID, INT4OID, TEXTARRAYOID, INT8OID, INT8OID, INT8OID,
-					 INT8OID, INT4OID, INT8OID,		 INT8OID, INT8OID, BOOLOID,
-					 BOOLOID, INT8OID, OIDOID,		 INT4OID};
-	Datum values[16];
-	bool nulls[16] = {false};
+	Oid types[15] = {INT8OID, INT4OID, TEXTARRAYOID, INT8OID, INT8OID,
+					 INT8OID, INT8OID, INT4OID,		 INT8OID, INT8OID,
+					 INT8OID, BOOLOID, BOOLOID,		 INT8OID, OIDOID};
+	Datum values[15];
+	bool nulls[15] = {false};
 
 	values[0] = Int64GetDatum(m->id);
 	values[1] = Int32GetDatum(part->number);
@@ -744,15 +723,13 @@ refit_part_save(const RefitMigration *m, const RefitPart *part)
 	values[13] = Int64GetDatum(part->position_end);
 	values[14] = ObjectIdGetDatum(
 		part->rel != NULL ? part->rel->rd_rel->relfilenode : InvalidOid);
-	values[15] = Int32GetDatum(MyProcPid);
 	SPI_connect();
 	refit_sql("UPDATE refit.pass SET low = $3, next_position = $4, batch = $5,"
 			  " batch_limit = $6, suspects = $7, errors = $8, scanned = $9,"
 			  " touched = $10, skipped = $11, poison = $12, done = $13,"
-			  " position_end = $14, filenode = $15,"
-			  " helper = CASE WHEN helper = $16 THEN helper END"
+			  " position_end = $14, filenode = $15"
 			  " WHERE id = $1 AND number = $2",
-			  16, types, values, nulls);
+			  15, types, values, nulls);
 	SPI_finish();
 }
 

@@ -16,10 +16,8 @@
  * key's columns were.  Another index with the same columns takes the place of one
  * that is gone, as after REINDEX CONCURRENTLY; one with others does not.
  *
- * Who works a part holds its row's lock until the end of the chunk.  A helper,
- * see worker.c, marks it as its own before its first chunk: a part whose helper is
- * gone may be what has killed it, so the leader takes that first, and no other
- * helper does.
+ * Who works a part holds its row's lock until the end of the chunk; who of several
+ * processes has which is in share.h.
  *
  * Locks: the caller's, on the table.  Rights: rows of ours are read and written
  * as the bootstrap superuser; the planner is asked as the caller.
@@ -97,11 +95,9 @@ extern bool refit_part_add_rounds(const RefitMigration *m);
 
 /*
  * The next part to work, locked, with its table and index opened; NULL: there is
- * none that nobody has.  A helper takes one only after refit_part_mark().
+ * none that nobody has.  A helper's is one that it has marked.
  */
 extern RefitPart *refit_part_next(const RefitMigration *m, bool helps);
-/* Writes down that this helper works a part, for good; false: none is left. */
-extern bool refit_part_mark(const RefitMigration *m);
 extern void refit_part_close(RefitPart *part);
 extern void refit_part_save(const RefitMigration *m, const RefitPart *part);
 extern RefitPartSums refit_part_sums(const RefitMigration *m);

@@ -38,14 +38,11 @@
  * does it after a crash that emptied an unlogged twin.
  *
  * Several processes
- *	  Of a tree, helpers (see worker.c) copy other leaves meanwhile.  Who works a
+ *	  Of a tree, helpers copy other leaves meanwhile, see share.h.  Who works a
  *	  chunk has the row of its leaf in refit.rewrite locked and reads it after
  *	  that, so it does not matter who did the chunk before.  The leader goes from
  *	  the first leaf to the last, they from the last: they meet at the end, where
- *	  it waits for the leaf that one of them has.  A helper marks a leaf before its
- *	  first chunk, durably.  The leader does the next chunk of one whose helper is
- *	  gone, so a row that is an error, or that kills its process, is the leader's
- *	  before anybody else meets it again, and what fails him fails the migration.
+ *	  it waits for the leaf that one of them has.
  *
  * If the process dies: the chunk's transaction is gone, the next one cuts the
  * twin back.  A commit that was lost with synchronous_commit = off is the same.
@@ -69,6 +66,7 @@
 #include "utils/snapmgr.h"
 
 #include "job/catalog.h"
+#include "job/share.h"
 #include "pass/governor.h"
 #include "table/capture.h"
 #include "table/copy.h"
@@ -87,6 +85,9 @@
 
 /* Between two looks, in ms, at a leaf that a helper copies. */
 #define REST_HELPED 100
+
+static const RefitShare leaves =
+	REFIT_SHARE("rewrite", "copied_blocks < source_blocks");
 
 /* One chunk at work. */
 typedef struct CopyChunk
@@ -439,53 +440,49 @@ copy_leaf(RefitMigration *m, RefitBudget *budget)
 	return REFIT_NEXT;
 }
 
-/*
- * One chunk of a leaf whose helper is gone, which may be what has killed it: the
- * leader does it, whose deaths are counted, and then goes on with his own.
- */
-static bool
-copy_orphan(RefitMigration *m, RefitBudget *budget)
+/* The leaf goes on in the next step, which sees its end. */
+static RefitOutcome
+copy_own(RefitMigration *m, RefitBudget *budget)
 {
 	int number = m->rewrite.number;
 
-	if (m->nleaves <= 1 || !refit_catalog_lock_orphan(m))
-		return false;
+	if (!refit_catalog_lock_begun(m, 0))
+		return REFIT_WAIT;
 	(void) copy_leaf(m, budget);
-	refit_catalog_unmark_helped(m);
+	refit_share_end_chunk(m);
 	(void) refit_catalog_select_leaf(m, number);
-	return true;
+	return REFIT_MORE;
 }
 
-/* One chunk of the leader, who takes one leaf after the other. */
+/* One chunk of the leader.  The leaf at work is the first that is not complete. */
 RefitOutcome
 refit_copy_step(RefitMigration *m, RefitBudget *budget)
 {
 	RefitOutcome outcome = REFIT_WAIT;
 
-	if (copy_orphan(m, budget))
-		outcome = REFIT_MORE;
-	else if (m->nleaves <= 1 || refit_catalog_lock_leaf(m, m->rewrite.number))
-		outcome = copy_leaf(m, budget);
-	else
-		budget->pause_ms = REST_HELPED;
+	if (m->nleaves > 1 && !is_copied(m) && refit_share_is_wanted(m))
+	{
+		if (refit_share_mark_own(m, &leaves))
+			return REFIT_MORE;
+		outcome = copy_own(m, budget);
+	}
+	if (outcome == REFIT_WAIT)
+	{
+		if (m->nleaves <= 1 || refit_catalog_lock_leaf(m, m->rewrite.number))
+			outcome = copy_leaf(m, budget);
+		else
+			budget->pause_ms = REST_HELPED;
+	}
 	refit_catalog_sum_copied(m); /* of all, whoever has copied it */
 	return outcome;
 }
 
-/*
- * One chunk of a helper, who begins with the last leaf.  That he has begun one is
- * durable before its first chunk.
- */
+/* One chunk of a helper, who begins with the last leaf. */
 RefitOutcome
 refit_copy_help(RefitMigration *m, RefitBudget *budget)
 {
-	if (!refit_catalog_lock_helped(m))
-	{
-		if (!refit_catalog_mark_helped(m))
-			return REFIT_NEXT;
-		ForceSyncCommit();
-		return REFIT_MORE;
-	}
+	if (!refit_catalog_lock_begun(m, MyProcPid))
+		return refit_share_mark(m, &leaves) ? REFIT_MORE : REFIT_NEXT;
 	REFIT_FAULT("copy.help");
 	(void) copy_leaf(m, budget);
 	return REFIT_MORE;
