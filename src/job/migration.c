@@ -93,6 +93,10 @@
 #define MOST_LATE_ERRORS 10 /* where there is no way back */
 #define MOST_DEATHS 4
 
+/* After a death at work chunks are durable for so long, and the end of that. */
+#define CAREFUL_MS 10000
+static TimestampTz careful_until = 0;
+
 /* Seconds between two tries in a revert window that an error bars. */
 #define MOST_WINDOW_RESTS 5
 
@@ -654,9 +658,7 @@ settle_step(RefitMigration *m, const RefitPhase *phase, RefitOutcome outcome,
  * That many a time without a finished step between is an error like another, or
  * a step that kills the server would do so for ever.  True: recorded, in a
  * transaction that does nothing else, and for good: the next step may crash the
- * server at once.  Who stood still was not at work.  Chunks begin short after it,
- * or one that reaches the row that kills would come after one that does not, many
- * times over.
+ * server at once.  Who stood still was not at work.
  */
 static bool
 notice_deaths(RefitMigration *m)
@@ -670,7 +672,8 @@ notice_deaths(RefitMigration *m)
 	if (pid == 0 || pid == MyProcPid || m->progress.stands_still ||
 		refit_catalog_is_given_up(m) || strcmp(m->state, "running") != 0)
 		return false;
-	refit_governor_begin_short(m);
+	careful_until =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CAREFUL_MS);
 	if (++m->progress.deaths > MOST_DEATHS)
 	{
 		ErrorData edata = {.sqlerrcode = ERRCODE_CRASH_SHUTDOWN};
@@ -804,8 +807,8 @@ apply_lock_timeout(const RefitMigration *m)
 
 /*
  * Must the step outlive a crash?  The cutover, and whatever a client may have been
- * told.  And a chunk that is short since the last death: if it could be lost with
- * the next one, nobody would come nearer to the row that kills.
+ * told.  And for a while after a death: if its chunks could be lost with the next
+ * one, nobody would come nearer to the row that kills.
  */
 static bool
 must_be_durable(const RefitMigration *m, int rest)
@@ -813,7 +816,7 @@ must_be_durable(const RefitMigration *m, int rest)
 	return rest < 0 || m->phase == NULL ||
 		   (strcmp(m->phase, "copy") != 0 && strcmp(m->phase, "batches") != 0 &&
 			strcmp(m->phase, "insert") != 0) ||
-		   refit_governor_is_short(m);
+		   GetCurrentTimestamp() < careful_until;
 }
 
 /* Does one unit of work. */
@@ -865,10 +868,7 @@ do_help(RefitMigration *m)
 		return -1;
 	if (outcome == REFIT_WAIT)
 		return budget.pause_ms;
-	rest = refit_governor_after(m, (int) INSTR_TIME_GET_MILLISEC(now));
-	if (must_be_durable(m, rest))
-		ForceSyncCommit();
-	return rest;
+	return refit_governor_after(m, (int) INSTR_TIME_GET_MILLISEC(now));
 }
 
 /* Does a chunk of a migration that somebody else works. */

@@ -70,7 +70,7 @@ refit_share_mark_own(const RefitMigration *m, const RefitShare *share)
 void
 refit_share_end_chunk(const RefitMigration *m)
 {
-	if (begun_id == m->id && !refit_governor_is_short(m))
+	if (begun_id == m->id)
 		return;
 	begun_id = m->id;
 	stays_until = TimestampTzPlusMilliseconds(

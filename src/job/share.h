@@ -11,9 +11,8 @@
  * parts that may have caused it are known.  Those of helpers who are gone, for
  * whatever reason, are the leader's to begin with: he takes each as his own, until
  * he has come as far as they may have, whose last commits a crash undoes.  After a
- * death at work he begins with the part he was at, and his term begins when chunks
- * are as long as before (see governor.c).  So if that one kills he dies of it
- * again, with no chunk of another part between, and his deaths are counted.
+ * death at work he begins with the part he was at.  So if that one kills he dies of
+ * it again, with no chunk of another part between, and his deaths are counted.
  *
  * Who works a part holds its row's lock until the end of the chunk.
  *

@@ -10,9 +10,6 @@
  * and one without gets long ones.  A chunk that takes a standby's lag from half
  * of its limit past it, or WAL past its rate, was too long as well: for such
  * signals the way is from the begin of a chunk to the first reading after it.
- * After a death at work chunks begin at a millisecond: what has killed the
- * process, if it was a row, is met again by few of them, and soon by one that
- * does nothing else.
  *
  * What is remembered between a step's begin and its end is in static memory
  * and may be lost: it is taken anew then.
@@ -210,20 +207,6 @@ present_budget(const RefitMigration *m)
 	return m->progress.budget_ms > 0 ? m->progress.budget_ms : most_budget(m);
 }
 
-/* The next chunk is as short as can be, those after it grow again. */
-void
-refit_governor_begin_short(RefitMigration *m)
-{
-	m->progress.budget_ms = 1;
-}
-
-/* Are chunks shorter than they may be? */
-bool
-refit_governor_is_short(const RefitMigration *m)
-{
-	return present_budget(m) < most_budget(m);
-}
-
 /* Before a step: 0, or the ms to stand still. */
 int
 refit_governor_before(RefitMigration *m)
@@ -276,11 +259,11 @@ next_budget(RefitMigration *m)
 {
 	int budget = present_budget(m);
 
-	if (budget >= MIN_BUDGET_MS && waiters > 0)
-		budget = Max(budget / 2, MIN_BUDGET_MS);
-	else if (budget < MIN_BUDGET_MS || judged_load < GROW_BELOW)
+	if (waiters > 0)
+		budget /= 2;
+	else if (judged_load < GROW_BELOW)
 		budget += Max(budget / 10, 1);
-	return Min(budget, most_budget(m));
+	return Max(Min(budget, most_budget(m)), MIN_BUDGET_MS);
 }
 
 /* After a step that worked so long: ms to rest; sets progress.budget_ms. */

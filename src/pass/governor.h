@@ -68,10 +68,6 @@ extern int refit_governor_waiters(void);
  * hundred ms.
  */
 extern int refit_governor_before(RefitMigration *m);
-/* The next chunk is as short as can be, those after it grow again. */
-extern void refit_governor_begin_short(RefitMigration *m);
-/* Are they shorter than they may be? */
-extern bool refit_governor_is_short(const RefitMigration *m);
 /* The ms that a step may work, as judged before it. */
 extern int refit_governor_budget(const RefitMigration *m);
 /* After a step that worked so long: ms to rest; sets progress.budget_ms. */

@@ -171,7 +171,7 @@ my $log_position = -s $node->logfile;
 eval
 {
 	$node->psql('postgres', "SELECT refit.backfill('cursed', 'n = n + curse(id)',"
-		  . " name => 'cursed', options => '{\"chunk_time\": \"10ms\", \"workers\": 4}')");
+		  . " name => 'cursed', options => '{\"chunk_time\": \"100ms\", \"workers\": 4}')");
 };
 wait_for($node, 'postgres', 'it is over',
 	"SELECT finished_at IS NOT NULL FROM refit.migration WHERE name = 'cursed'");
@@ -179,7 +179,7 @@ $id = sql("SELECT id FROM refit.migration WHERE name = 'cursed'");
 is(sql("SELECT state, error_code FROM refit.migration WHERE id = $id"),
 	'failed|57P02', 'a row that kills its process each time ends the migration');
 my $crashes = () = slurp_file($node->logfile, $log_position) =~ /was terminated by signal 9/g;
-cmp_ok($crashes, '<=', 40, "after $crashes crashes");
+cmp_ok($crashes, '<=', 20, "after $crashes crashes");
 unlink $node->data_dir . '/curse';
 sql("SELECT refit.retry($id)");
 wait_state($node, 'postgres', $id, 'completed');
