@@ -363,8 +363,8 @@ SELECT * FROM ended(:id);
 SELECT * FROM named(:id);
 -- among rows with the same key; constraints that are checked late
 ALTER TABLE p ADD COLUMN grp int NOT NULL DEFAULT 0;
-UPDATE p SET grp = id / 40, s = id::text, n = 0;
 CREATE INDEX ON p (grp);
+UPDATE p SET grp = id / 40, s = id::text, n = 0;
 CREATE TABLE q (id int PRIMARY KEY);
 INSERT INTO q SELECT i FROM generate_series(0, 3000) i;
 DELETE FROM q WHERE id IN (100, 101);

@@ -275,6 +275,18 @@ CALL refit.run(:id);
 SELECT state FROM refit.progress WHERE id = :id;
 SELECT refit.cancel(:id);
 SELECT * FROM left_behind();
+-- cancelled by another session while its process, which has stopped work, is leaving
+BEGIN;
+SELECT refit.alter_table('t', 'ALTER n TYPE bigint') AS id \gset
+SELECT refit.pause(:id);
+COMMIT;
+SELECT refit._claim(:id);
+\setenv ID :id
+\setenv DATABASE :DBNAME
+\! psql -XAt -d "$DATABASE" -c "SELECT refit.cancel($ID)"
+SELECT refit._release(:id);
+CALL refit.run(:id);
+SELECT state FROM refit.migrations WHERE id = :id;
 ALTER SYSTEM RESET refit.max_workers;
 SELECT pg_reload_conf();
 \c -
@@ -308,9 +320,12 @@ SET ROLE regress_refit_member;
 SELECT definition, error_code, error_message, error_detail FROM refit.migrations WHERE id = :id;
 BEGIN;
 SELECT refit.retry(:id);
-SELECT refit.pause(:id);
+-- a process that has just failed it may still be about to leave
+SELECT refit.pause(:id) IN ('queued', 'paused') AS asked;
 COMMIT;
-SELECT refit.cancel(:id);
+SELECT until(format('(SELECT state = ''paused'' FROM refit.migrations WHERE id = %s)', :id));
+SELECT refit.cancel(:id) IN ('paused', 'queued', 'cancelled') AS asked;
+SELECT until(format('(SELECT state = ''cancelled'' FROM refit.migrations WHERE id = %s)', :id));
 RESET ROLE;
 
 DROP SCHEMA control CASCADE;

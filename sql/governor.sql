@@ -263,7 +263,8 @@ SELECT refit.require('governor: old');
 SELECT code, message FROM try('SELECT refit.require(''governor: old, cancelled'')');
 -- the same deploy again
 SELECT refit.backfill('u', 'n = 1', name => 'governor: old') = :old AS same;
--- kept for ever
+-- kept for ever, by all that begin now
+SELECT until('NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type IN (''pg_refit worker'', ''pg_refit scan''))');
 CALL for_workers('refit.history_retention', '-1');
 SELECT refit.backfill('u', 'n = 6') AS id \gset
 SELECT refit.wait(:id, '60s');

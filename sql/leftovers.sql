@@ -61,6 +61,14 @@ CREATE TRIGGER _pgroll_trigger_other_n AFTER INSERT ON other FOR EACH ROW EXECUT
 CREATE SCHEMA refit_1000000;
 ALTER TABLE other ADD CONSTRAINT refit_1_2_not_null CHECK (n IS NOT NULL) NOT VALID;
 
+-- who has worked them is gone
+DO $$ BEGIN
+	FOR i IN 1 .. 2000 LOOP
+		EXIT WHEN NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'pg_refit worker');
+		PERFORM pg_sleep(0.01), pg_stat_clear_snapshot();
+	END LOOP;
+END $$;
+
 -- who owns nothing sees nothing
 CREATE ROLE leftovers_other;
 GRANT USAGE ON SCHEMA leftovers TO leftovers_other;

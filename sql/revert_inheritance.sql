@@ -20,12 +20,12 @@ BEGIN
 END $$;
 
 -- Whether the way back is free, once it is as expected, and what is said of it.
-CREATE FUNCTION barred(mid bigint, expected boolean, OUT code text, OUT message text,
+CREATE FUNCTION barred(mid bigint, expected boolean, why text, OUT code text, OUT message text,
 	OUT detail text, OUT hint text)
 LANGUAGE plpgsql AS $$
 BEGIN
 	IF NOT revert_heirs.until(format('message LIKE %L FROM refit.progress WHERE id = %s',
-		CASE WHEN expected THEN 'cannot be reverted now%' ELSE 'the old rows are kept%' END, mid))
+		CASE WHEN expected THEN 'cannot be reverted now: ' || why || '%' ELSE 'the old rows are kept%' END, mid))
 	THEN
 		RAISE 'it is not so';
 	END IF;
@@ -188,24 +188,24 @@ CREATE TABLE rows_there AS
 
 -- What bars the way back, and goes again: a row; a child more
 UPDATE arm SET qty = 5000000000 WHERE id = 1008;
-SELECT * FROM barred(:id, true);
+SELECT * FROM barred(:id, true, '%');
 UPDATE arm SET qty = 4 WHERE id = 1008;
-SELECT * FROM barred(:id, false);
+SELECT * FROM barred(:id, false, '');
 CREATE TABLE late (UNIQUE (id)) INHERITS (leg);
-SELECT * FROM barred(:id, true);
+SELECT * FROM barred(:id, true, 'the children of');
 DROP TABLE late;
-SELECT * FROM barred(:id, false);
+SELECT * FROM barred(:id, false, '');
 -- a row without what was NOT NULL (18 leaves leg its own NOT NULL), and a foreign key that comes back, on the way
 UPDATE arm SET kind = NULL WHERE id = 1005;
-SELECT code, detail FROM barred(:id, true);
+SELECT code, detail FROM barred(:id, true, '%');
 UPDATE arm SET kind = 1005 % 3 WHERE id = 1005;
-SELECT * FROM barred(:id, false);
+SELECT * FROM barred(:id, false, '');
 UPDATE ONLY base SET shop = 99 WHERE id = 9;
 SELECT refit.revert(:id) IS NOT NULL AS asked;
 SELECT until(format('error_code IS NOT NULL AND state = ''revertible'' FROM refit.migrations WHERE id = %s', :id));
 SELECT error_code, error_message, error_detail FROM refit.migrations WHERE id = :id;
 UPDATE ONLY base SET shop = 10 WHERE id = 9;
-SELECT * FROM barred(:id, false);
+SELECT * FROM barred(:id, false, '');
 
 -- And back: rows are what they were there, and have what they had before
 SELECT refit.revert(:id) IS NOT NULL AS asked;
@@ -260,10 +260,10 @@ SELECT d FROM differences() d WHERE d !~ 'row: ';
 SELECT refit.alter_table('base', 'ALTER qty TYPE bigint', revertible => '1 day') AS id \gset
 SELECT refit.wait(:id, '60s');
 ALTER TABLE last_one NO INHERIT both_sides;
-SELECT detail FROM barred(:id, true);
+SELECT detail FROM barred(:id, true, 'the children of');
 ALTER TABLE last_one INHERIT both_sides;
 SELECT until(format('message !~ ''has gone'' FROM refit.progress WHERE id = %s', :id));
-SELECT detail, hint FROM barred(:id, true);
+SELECT detail, hint FROM barred(:id, true, '%');
 DROP VIEW rows_here;
 DROP TABLE last_one;
 ALTER TABLE leg NO INHERIT base;

@@ -19,12 +19,12 @@ BEGIN
 END $$;
 
 -- Whether the way back is free, once it is as expected, and what is said of it.
-CREATE FUNCTION barred(mid bigint, expected boolean, OUT code text, OUT message text,
+CREATE FUNCTION barred(mid bigint, expected boolean, why text, OUT code text, OUT message text,
 	OUT detail text, OUT hint text)
 LANGUAGE plpgsql AS $$
 BEGIN
 	IF NOT revert_tree.until(format('message LIKE %L FROM refit.progress WHERE id = %s',
-		CASE WHEN expected THEN 'cannot be reverted now%' ELSE 'the old rows are kept%' END, mid))
+		CASE WHEN expected THEN 'cannot be reverted now: ' || why || '%' ELSE 'the old rows are kept%' END, mid))
 	THEN
 		RAISE 'it is not so';
 	END IF;
@@ -177,26 +177,26 @@ INSERT INTO oracle SELECT tableoid::regclass, id, region, shop, qty, note, NULL,
 
 -- What bars the way back, and goes again: a row, by the key; a partition more; one less
 UPDATE sale SET qty = 5000000000 WHERE id = 8;
-SELECT * FROM barred(:id, true);
+SELECT * FROM barred(:id, true, '%');
 UPDATE sale SET qty = 4 WHERE id = 8;
-SELECT * FROM barred(:id, false);
+SELECT * FROM barred(:id, false, '');
 CREATE TABLE sale_more PARTITION OF sale FOR VALUES IN (77);
-SELECT * FROM barred(:id, true);
+SELECT * FROM barred(:id, true, 'the partitions of');
 ALTER TABLE sale DETACH PARTITION sale_more;
-SELECT * FROM barred(:id, false);
+SELECT * FROM barred(:id, false, '');
 ALTER TABLE sale DETACH PARTITION sale_rest;
-SELECT detail FROM barred(:id, true);
+SELECT detail FROM barred(:id, true, 'the partitions of');
 UPDATE sale_rest SET note = 'apart' WHERE id = 10;
 UPDATE oracle SET note = 'apart' WHERE id = 10;
 ALTER TABLE sale ATTACH PARTITION sale_rest DEFAULT;
-SELECT * FROM barred(:id, false);
+SELECT * FROM barred(:id, false, '');
 -- a foreign key that comes back, on the way
 UPDATE sale SET shop = 99 WHERE id = 9;
 SELECT refit.revert(:id) IS NOT NULL AS asked;
 SELECT until(format('error_code IS NOT NULL AND state = ''revertible'' FROM refit.migrations WHERE id = %s', :id));
 SELECT error_code, error_message, error_detail FROM refit.migrations WHERE id = :id;
 UPDATE sale SET shop = 10 WHERE id = 9;
-SELECT * FROM barred(:id, false);
+SELECT * FROM barred(:id, false, '');
 
 -- And back
 SELECT refit.revert(:id) IS NOT NULL AS asked;
@@ -238,7 +238,7 @@ SELECT * FROM differences();
 SELECT refit.retry(:id);
 SELECT refit.wait(:id, '60s');
 CREATE INDEX more ON sale_2_low (note);
-SELECT detail, hint FROM barred(:id, true);
+SELECT detail, hint FROM barred(:id, true, '%');
 SELECT refit.finish(:id) IS NOT NULL AS asked;
 SELECT refit.wait(:id, '60s');
 SELECT count(*) FROM refit.rewrite;
@@ -250,7 +250,7 @@ SELECT refit.wait(:id, '60s');
 DROP TABLE bill, sale_2_low;
 ALTER TABLE sale DETACH PARTITION sale_4;
 CREATE TABLE sale_more_2 PARTITION OF sale FOR VALUES IN (78);
-SELECT code FROM barred(:id, true);
+SELECT code FROM barred(:id, true, 'the partitions of');
 SELECT refit.finish(:id) IS NOT NULL AS asked;
 SELECT refit.wait(:id, '60s');
 SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE tgname ~ 'refit';

@@ -131,7 +131,15 @@ refit_migration_cancel(int64 id)
 			   "The new definition is in place already.  In its revert window "
 			   "refit.revert() puts the old one back.");
 	if (!refit_migration_claim(id, false))
-		return ask_worker(m, "cancel");
+	{
+		if (strcmp(m->state, "paused") != 0)
+			return ask_worker(m, "cancel");
+		/* whoever has it has stopped work and is leaving: the next one does it */
+		refit_set_request(m, "cancel");
+		refit_set_state(m, "queued");
+		refit_worker_start_at_commit();
+		return m->state;
+	}
 	if (m->phase == NULL)
 	{
 		refit_set_state(m, "cancelled");

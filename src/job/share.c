@@ -10,6 +10,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "postmaster/walwriter.h"
 #include "utils/timestamp.h"
 
@@ -30,7 +31,10 @@ refit_share_is_wanted(const RefitMigration *m)
 	return workers != NULL && atoi(workers) > 1;
 }
 
-/* Runs one of the statements, for good. */
+/*
+ * Runs one of the statements, for good.  Who is alive must not be read from what
+ * this transaction has read before: a helper may have begun since.
+ */
 static bool
 mark(const RefitMigration *m, const char *sql, Oid type, Datum value)
 {
@@ -38,6 +42,7 @@ mark(const RefitMigration *m, const char *sql, Oid type, Datum value)
 	Datum values[2] = {Int64GetDatum(m->id), value};
 	bool found;
 
+	pgstat_clear_snapshot();
 	SPI_connect();
 	found = refit_sql(sql, 2, types, values, NULL) > 0;
 	SPI_finish();
