@@ -190,10 +190,10 @@ crash($session);
 
 # The copy, an index build, the catch-up; the worker dies, and the server.
 wait_gate($node, 'postgres', $id, 'copy');
-crash();
-wait_gate($node, 'postgres', $id, 'copy');
 wait_for($node, 'postgres', 'others have copied the children meanwhile',
 	"SELECT count(*) = 3 FROM refit.rewrite WHERE id = $id AND number > 1 AND copied_blocks > 0");
+crash();
+wait_gate($node, 'postgres', $id, 'copy');
 open_gate($node, COPY_GATE);
 wait_gate($node, 'postgres', $id, 'index');
 close_gate($node, 'postgres', 'orders', CATCHUP_GATE);
