@@ -7,8 +7,9 @@
  * in a statement, which has one, and many a migration waits for old ones: an
  * index build for those that might read the table, DETACH ... FINALIZE for those
  * that may have planned with the partition, a backfill with max_dead_ratio for
- * those because of which vacuum keeps what died.  So while it sleeps the session asks not to be counted, see step_aside().  Both flags go
- * with the transaction; a process that dies has no snapshot any more.
+ * those because of which vacuum keeps what died.  So while it sleeps the session
+ * asks not to be counted, see step_aside().  Both flags go with the transaction; a
+ * process that dies has no snapshot any more.
  *
  * Anybody may call it; the error of a migration is told to who may control it.
  *

@@ -14,7 +14,10 @@
  * death at work he begins with the part he was at.  So if that one kills he dies of
  * it again, with no chunk of another part between, and his deaths are counted.
  *
- * Who works a part holds its row's lock until the end of the chunk.
+ * Who works a part holds its row's lock until the end of the chunk, and so does who
+ * marks one; others pass by what is locked, so nobody waits.  Snapshot: the
+ * statement's.  Rights: refit_sql's; no code of the user's runs here.  A death after
+ * a mark leaves the mark, before its commit nothing.
  *
  *-------------------------------------------------------------------------
  */
