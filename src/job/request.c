@@ -5,10 +5,10 @@
  *
  * See request.h.  Who is paused has no process at work, and is queued again without
  * the claim: whoever still has it is leaving.  Locks: the row, and the claim if
- * nobody has it, until the end of the caller's transaction; a worker's step that writes the row waits for
- * that.  Snapshots: those of its statements.  Rights: refit_sql's.  A death
- * before the commit leaves nothing; after it, whoever works the migration next
- * finds the state or the request in the row.
+ * nobody has it, until the end of the caller's transaction; a worker's step that
+ * writes the row waits for that.  Snapshots: those of its statements.  Rights:
+ * refit_sql's.  A death before the commit leaves nothing; after it, whoever works
+ * the migration next finds the state or the request in the row.
  *
  *-------------------------------------------------------------------------
  */
